@@ -1,0 +1,63 @@
+//! Deliberate bugs, each a real one of this field, that measure whether the simulator bites.
+//!
+//! Without the `mutants` feature [`planted`] is `false` at compile time and nothing of them is left in the binary.
+
+/// One planted bug. Names follow the field's bug lists: E elections, R replication, L reads, W storage, K key-values, V watch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Mutant {
+    /// A vote leaves before it is durable.
+    E1 = 1,
+    /// No check-quorum: a leader that hears no quorum stays.
+    E9,
+    /// Entries of an older term are committed by counting (Figure 8).
+    R1,
+    /// Every append truncates, also when the entries agree.
+    R4,
+    /// The leader counts its own entry before its own disk has it.
+    R8,
+    /// A follower acknowledges before its disk has the entry.
+    R9,
+    /// A leader serves reads before it has committed in its own term.
+    L1,
+    /// A leader serves reads without asking a quorum.
+    L2,
+    /// Damage below the synced mark is cut like a torn tail.
+    W1b,
+    /// The applied index is written apart from the rows it vouches for.
+    W7,
+    /// Compares are evaluated when proposed, not when applied.
+    K4,
+    /// Progress is reported for a watcher that is not synced.
+    V4,
+    /// `Retire` leaves before the sync that must cover it.
+    T1,
+}
+
+impl Mutant {
+    /// Every mutant, in the order of the campaign's table.
+    pub const ALL: [Self; 13] =
+        [Self::E1, Self::E9, Self::R1, Self::R4, Self::R8, Self::R9, Self::L1, Self::L2, Self::W1b, Self::W7, Self::K4, Self::V4, Self::T1];
+}
+
+#[cfg(feature = "mutants")]
+static PLANTED: core::sync::atomic::AtomicU8 = core::sync::atomic::AtomicU8::new(0);
+
+/// Plants one bug in this process, or none. Set once, before any actor runs.
+#[cfg(feature = "mutants")]
+pub fn plant(mutant: Option<Mutant>) {
+    PLANTED.store(mutant.map_or(0, |m| m as u8), core::sync::atomic::Ordering::SeqCst);
+}
+
+/// Whether that bug is planted.
+#[inline]
+#[must_use]
+pub fn planted(mutant: Mutant) -> bool {
+    #[cfg(feature = "mutants")]
+    return PLANTED.load(core::sync::atomic::Ordering::Relaxed) == mutant as u8;
+    #[cfg(not(feature = "mutants"))]
+    {
+        let _ = mutant;
+        false
+    }
+}

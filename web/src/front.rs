@@ -1,0 +1,94 @@
+//! What the surfaces call: one trait, implemented by `node` over the hosted actors and by tests over a bare replica.
+
+use quorate_core::{
+    command::{Command, RaftStatus, Refusal, Reply},
+    mvcc::View,
+    storage::StateReader,
+    types::{ClusterId, MemberId, Revision},
+    watch::{WatchRequest, WatchResponse},
+};
+use std::{future::Future, sync::Arc, time::Instant};
+use tokio::sync::mpsc;
+
+/// What a read must see.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Consistency {
+    /// Everything acknowledged before the read began (ReadIndex).
+    Linearizable,
+    /// What this member has applied; works without a leader.
+    Serializable,
+}
+
+/// Where a request came in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    Grpc,
+    Gateway,
+    /// The member itself: health checks.
+    Internal,
+}
+
+/// What travels with a request beside its content.
+#[derive(Clone, Copy, Debug)]
+pub struct Context {
+    /// The caller gives up here; the front's own limit applies as well.
+    pub deadline: Option<Instant>,
+    /// Fail at once if no leader is known (`hasleader`).
+    pub require_leader: bool,
+    pub source: Source,
+}
+
+/// What this process knows of itself and shows to operators.
+#[derive(Clone, Debug)]
+pub struct Status {
+    pub cluster: ClusterId,
+    pub raft: RaftStatus,
+    /// Bytes the state store and the WAL take on disk.
+    pub db_bytes: i64,
+    /// Of these, bytes that live data needs.
+    pub db_bytes_in_use: i64,
+    pub quota_bytes: i64,
+}
+
+/// Requests of one watch stream to the hub that serves it; dropping it closes the stream.
+#[derive(Debug)]
+pub struct WatchSender(pub mpsc::Sender<WatchStreamRequest>);
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum WatchStreamRequest {
+    Create(WatchRequest),
+    Cancel(quorate_core::types::WatchId),
+    Progress,
+    /// So many response bytes have left for the client.
+    Drained(usize),
+}
+
+/// Responses of one watch stream, in order.
+#[derive(Debug)]
+pub struct WatchReceiver(pub mpsc::UnboundedReceiver<WatchResponse>);
+
+/// A running member, as its client surfaces see it.
+pub trait Front: Clone + Send + Sync + 'static {
+    type Reader: StateReader;
+
+    /// Replicates a command and answers from this member's own apply. The command's shape was checked by the caller with
+    /// [`quorate_core::machine::validate`]; size and quota are checked here.
+    fn propose(&self, command: Command, context: Context) -> impl Future<Output = Result<Reply, Refusal>> + Send;
+
+    /// A state to read from.
+    fn view(&self, consistency: Consistency, context: Context) -> impl Future<Output = Result<Arc<View<Self::Reader>>, Refusal>> + Send;
+
+    /// The state published last, without waiting.
+    fn current(&self) -> Arc<View<Self::Reader>>;
+
+    /// Opens a watch stream. The hub bounds what is in the receiver by the drained bytes reported back.
+    fn watch(&self, context: Context) -> (WatchSender, WatchReceiver);
+
+    fn status(&self) -> Status;
+
+    /// Hands leadership to a member; returns once it leads. Refused unless this member is the leader.
+    fn transfer(&self, target: MemberId, context: Context) -> impl Future<Output = Result<(), Refusal>> + Send;
+
+    /// Waits until the local store has physically compacted to a revision (`CompactionRequest.physical`).
+    fn compacted_physically(&self, revision: Revision, context: Context) -> impl Future<Output = Result<(), Refusal>> + Send;
+}

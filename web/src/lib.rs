@@ -1,0 +1,3 @@
+//! Everything a client talks to, over one [`front::Front`].
+
+pub mod front;
