@@ -45,9 +45,8 @@ pub(super) struct Durability {
 
 impl Durability {
     /// What recovery found may be in the page cache only, so nothing above `applied` counts as durable before the first write,
-    /// which is forced here and also carries the boot.
-    pub(super) fn new(mut planner: Planner, applied: LogIndex) -> Self {
-        planner.append(&Record::Idle);
+    /// which the planner has begun already: it carries the boot.
+    pub(super) fn new(planner: Planner, applied: LogIndex) -> Self {
         Self {
             planner,
             unsealed: true,
@@ -81,11 +80,6 @@ impl Durability {
         self.failed = true;
         self.then.clear();
         self.waiting.clear();
-    }
-
-    /// Whether a write will leave with the next seal.
-    pub(super) fn is_writing(&self) -> bool {
-        self.unsealed
     }
 
     /// Whether the oldest write has been under way for longer than `limit`.
@@ -151,9 +145,20 @@ impl Durability {
         }
     }
 
-    /// Whether the write in the making may leave.
-    pub(super) fn may_seal(&self) -> bool {
-        self.unsealed && !self.failed && self.outstanding.len() < OUTSTANDING_WRITES_MAX
+    /// Lets the log say what was last synced, if nothing else was written since.
+    pub(super) fn idle(&mut self) {
+        if !self.failed {
+            self.planner.idle();
+        }
+    }
+
+    /// Whether the write in the making holds records and may leave.
+    pub(super) fn will_seal(&self) -> bool {
+        self.unsealed && self.may_seal()
+    }
+
+    fn may_seal(&self) -> bool {
+        !self.failed && self.outstanding.len() < OUTSTANDING_WRITES_MAX
     }
 
     /// Ends the write in the making; the log through `end` is in it or in earlier ones.
@@ -161,8 +166,8 @@ impl Durability {
         if !self.may_seal() {
             return None;
         }
+        let (number, ops) = self.planner.seal()?;
         self.unsealed = false;
-        let (number, ops) = self.planner.seal().expect("records were appended");
         if self.ballot == Ballot::Unsealed {
             self.ballot = Ballot::Sealed(number);
         }

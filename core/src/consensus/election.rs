@@ -43,6 +43,7 @@ impl Consensus {
         leader.heartbeat_at = now + interval;
         self.send_heartbeats(out);
         self.release_log();
+        self.durability.idle();
     }
 
     /// Check-quorum: a leader that a quorum may have forgotten makes way, so that its clients look elsewhere.
@@ -139,12 +140,12 @@ impl Consensus {
         match (quorum::vote_result(self.membership.current(), votes), &self.state) {
             (VoteResult::Open, _) => {}
             (VoteResult::Won, State::PreCandidate(_)) => self.stand(false, out),
-            (VoteResult::Won, _) => self.lead(out),
+            (VoteResult::Won, _) => self.lead(),
             (VoteResult::Lost, _) => self.become_follower(None, out),
         }
     }
 
-    fn lead(&mut self, out: &mut Vec<ConsensusEffect>) {
+    fn lead(&mut self) {
         let member = self.settings.member;
         let next = self.log.last().index.next();
         let others = self.membership.current().members().into_iter().filter(|id| *id != member);
@@ -157,8 +158,8 @@ impl Consensus {
             heartbeat_at: self.now + self.settings.heartbeat_interval,
             term_start: next,
         }));
+        // Its append tells everyone who leads.
         self.append_own(Payload::Empty);
-        self.send_heartbeats(out);
     }
 
     /// Our vote is durable, so it counts like any other.

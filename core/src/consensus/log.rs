@@ -1,4 +1,4 @@
-//! ③ The replicated log as memory holds it: its newest entries, and the terms of all that the WAL still has.
+//! ③ The replicated log as memory holds it: its newest entries, and the terms of all that came in this life.
 
 use super::{Entry, Payload};
 use crate::types::{LogId, LogIndex, Term};
@@ -32,16 +32,10 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// `base` is the entry before `entries`, or any entry before it if its term is all that is known of those between.
-    pub(super) fn new(base: LogId, entries: Vec<Entry>) -> Self {
-        let adjoins = entries.first().is_none_or(|first| first.id.index == base.index.next());
-        let mut log = Self { tail: VecDeque::new(), bytes: 0, last: base, runs: VecDeque::new() };
-        if adjoins {
-            log.runs.push_back(base);
-        }
-        for entry in entries {
-            log.push(entry);
-        }
+    /// `before` is the entry before `entries`.
+    pub(super) fn new(before: LogId, entries: Vec<Entry>) -> Self {
+        let mut log = Self { tail: VecDeque::new(), bytes: 0, last: before, runs: VecDeque::from([before]) };
+        entries.into_iter().for_each(|entry| log.append(entry));
         log
     }
 
@@ -66,10 +60,6 @@ impl Log {
     pub(super) fn append(&mut self, entry: Entry) {
         assert_eq!(entry.id.index, self.last.index.next(), "a hole in the log");
         assert!(entry.id.term >= self.last.term, "terms go back: {} after {}", entry.id, self.last);
-        self.push(entry);
-    }
-
-    fn push(&mut self, entry: Entry) {
         if self.runs.back().is_none_or(|run| run.term != entry.id.term) {
             self.runs.push_back(entry.id);
         }
@@ -211,13 +201,5 @@ mod tests {
         assert_eq!(log.entries(LogIndex(2), 10, 2 * ENTRY_OVERHEAD_BYTES).len(), 2);
         assert_eq!(log.entries(LogIndex(2), 3, usize::MAX).len(), 3);
         assert_eq!(log.shared(LogIndex(2), LogIndex(4)).len(), 3);
-    }
-
-    #[test]
-    fn entries_above_an_unknown_stretch_still_know_their_terms() {
-        let log = Log::new(LogId { term: Term(1), index: LogIndex(3) }, alloc::vec![entry(2, 7), entry(3, 8)]);
-        assert_eq!(log.term(LogIndex(6)), None);
-        assert_eq!(log.term(LogIndex(7)), Some(Term(2)));
-        assert_eq!(log.first(), LogIndex(7));
     }
 }

@@ -176,14 +176,14 @@ impl Consensus {
     /// If the recovered log ends before `applied`, or begins after it: such a member has lost what it promised to keep.
     #[must_use]
     pub fn new(settings: Settings, recovered: Recovered, configuration: Configuration, applied: LogIndex, now: Now) -> Self {
-        let Recovered { term, vote, commit, base, entries, planner, .. } = recovered;
+        let Recovered { term, vote, commit, before, entries, planner, .. } = recovered;
         let mut membership = Membership::new(applied, configuration);
         for entry in entries.iter().filter(|entry| entry.id.index > applied) {
             if let Payload::Configuration(configuration) = &entry.payload {
                 membership.append(entry.id.index, configuration.clone());
             }
         }
-        let log = Log::new(base, entries);
+        let log = Log::new(before, entries);
         let last = log.last().index;
         assert!(last >= applied, "the log ends at {last} but the state store has applied {applied}");
         assert!(log.first() <= applied.next(), "the log begins at {} but the state store has applied only {applied}", log.first());
@@ -394,7 +394,7 @@ impl Consensus {
     }
 
     fn write(&mut self, out: &mut Vec<ConsensusEffect>) {
-        if self.durability.may_seal() && self.commit > self.commit_recorded {
+        if self.durability.will_seal() && self.commit > self.commit_recorded {
             self.commit_recorded = self.commit;
             self.durability.record(&Record::Commit(self.commit));
         }
@@ -422,6 +422,11 @@ impl Consensus {
             out.push(ConsensusEffect::Committed(self.log.shared(from, through)));
             self.delivered = through;
         }
+    }
+
+    /// The term of an entry in memory or in the WAL; `None` beyond the end, and where it was released.
+    fn term_of(&self, index: LogIndex) -> Option<Term> {
+        self.log.term(index).or_else(|| self.durability.planner().term(index))
     }
 
     fn announce(&mut self, out: &mut Vec<ConsensusEffect>) {

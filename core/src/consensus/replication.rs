@@ -1,10 +1,10 @@
 //! ④ The leader brings every log to its own, pipelined (Raft §5.3); a follower takes what it is sent.
 
-use super::{Consensus, Entry, Message, Payload, State, log::Log, log::entry_bytes, quorum};
+use super::{Consensus, Entry, Message, Payload, State, log::entry_bytes, quorum};
 use crate::effect::ConsensusEffect;
 use crate::mutant::{Mutant, planted};
 use crate::types::{LogId, LogIndex, MemberId, Monotonic, SegmentId, Term};
-use crate::wal::{self, Location, Record};
+use crate::wal::{self, Location, Planner, Record};
 use alloc::{collections::VecDeque, vec::Vec};
 use bytes::Bytes;
 
@@ -146,6 +146,10 @@ impl Consensus {
         let State::Leader(leader) = &mut self.state else { return false };
         let (round, commit) = (leader.rounds.newest, self.commit);
         let Some(progress) = leader.peers.get_mut(&peer) else { return false };
+        let previous = progress.next.previous();
+        let known = self.log.term(previous).or_else(|| self.durability.planner().term(previous));
+        // Released with what follows it: only a snapshot can help that member.
+        let Some(term) = known else { return false };
         let probing = matches!(progress.pace, Pace::Probe { .. });
         let window = progress.has_window(limits.inflight_appends, limits.inflight_bytes);
         let behind = progress.next <= self.log.last().index;
@@ -153,19 +157,17 @@ impl Consensus {
         if !(window && behind) && (probing && !window || !wanted) {
             return false;
         }
-        let previous = progress.next.previous();
-        let (previous, entries) = if !(window && behind) {
-            (self.log.term(previous), Vec::new())
+        let entries = if !(window && behind) {
+            Vec::new()
         } else if !progress.read.is_empty() {
-            (progress.read_previous(&self.log), core::mem::take(&mut progress.read))
-        } else if progress.next >= self.log.first() && self.log.term(previous).is_some() {
-            (self.log.term(previous), self.log.entries(progress.next, limits.append_entries, limits.append_bytes))
+            core::mem::take(&mut progress.read)
+        } else if progress.next >= self.log.first() {
+            self.log.entries(progress.next, limits.append_entries, limits.append_bytes)
         } else {
-            return self.read_log(peer, out);
+            self.read_log(peer, out);
+            return false;
         };
-        // Without the term before it, nothing can be said about what follows; the read below it brings it.
-        let Some(term) = previous else { return false };
-        let previous = LogId { term, index: progress.next.previous() };
+        let previous = LogId { term, index: previous };
         let last = entries.last().map_or(previous.index, |entry| entry.id.index);
         let bytes = entries.iter().map(entry_bytes).sum();
         let more = !entries.is_empty();
@@ -176,22 +178,17 @@ impl Consensus {
     }
 
     /// Asks for entries that are older than the tail in memory. `LogRead` continues.
-    fn read_log(&mut self, peer: MemberId, out: &mut Vec<ConsensusEffect>) -> bool {
-        let State::Leader(leader) = &mut self.state else { return false };
-        let Some(progress) = leader.peers.get_mut(&peer) else { return false };
+    fn read_log(&mut self, peer: MemberId, out: &mut Vec<ConsensusEffect>) {
+        let State::Leader(leader) = &mut self.state else { return };
+        let Some(progress) = leader.peers.get_mut(&peer) else { return };
         if progress.reading.is_some() {
-            return false;
+            return;
         }
-        // One entry earlier if the term before `next` is not known: reading tells it.
-        let known = self.log.term(progress.next.previous()).is_some();
-        let from = if known { progress.next } else { progress.next.previous() };
         let bytes = u32::try_from(self.settings.limits.append_bytes).unwrap_or(u32::MAX);
-        // Released entries can only reach the member in a snapshot.
-        let Some(location) = self.durability.planner().locate(from, bytes) else { return false };
+        let Some(location) = self.durability.planner().locate(progress.next, bytes) else { return };
         progress.reading = Some(location);
         let Location { segment, offset, length } = location;
         out.push(ConsensusEffect::ReadLog { segment, offset, length });
-        false
     }
 
     pub(super) fn on_log_read(&mut self, segment: SegmentId, offset: u64, bytes: &Bytes) {
@@ -201,7 +198,7 @@ impl Consensus {
                 continue;
             };
             match wal::read_entries(location, bytes) {
-                Ok(entries) => progress.read = in_force(&self.log, progress.next, entries),
+                Ok(entries) => progress.read = in_force(self.durability.planner(), progress.next, entries),
                 // Our own disk is at fault. The member is asked again with its next sign of life.
                 Err(_) => progress.pace = Pace::Probe { waiting: true },
             }
@@ -304,7 +301,7 @@ impl Consensus {
                 return self.acknowledge(from, self.commit, round);
             }
         }
-        if self.log.term(previous.index) != Some(previous.term) {
+        if self.term_of(previous.index) != Some(previous.term) {
             if previous.index <= self.commit {
                 return self.distrust(from, "overrules a committed entry", out);
             }
@@ -359,7 +356,7 @@ impl Consensus {
     /// index, where they do.
     fn hint(&self, previous: LogId) -> LogId {
         let index = self.log.agreement(previous).max(self.commit);
-        LogId { term: self.log.term(index).unwrap_or_default(), index }
+        LogId { term: self.term_of(index).unwrap_or_default(), index }
     }
 
     fn acknowledge(&mut self, to: MemberId, matched: LogIndex, round: u64) {
@@ -396,40 +393,23 @@ impl Consensus {
         }
         self.commit = self.commit.max(commit);
         self.replicated = self.replicated.max(replicated);
+        self.durability.idle();
+        self.release_log();
         self.send_after_ballot(from, Message::HeartbeatReply { round }, out);
     }
 }
 
-impl Progress {
-    /// The term before `next`, which the read may have brought along in front.
-    fn read_previous(&mut self, log: &Log) -> Option<Term> {
-        let first = self.read.first()?;
-        if first.id.index < self.next {
-            return Some(self.read.remove(0).id.term);
-        }
-        log.term(self.next.previous())
-    }
-}
-
-/// Of entries read from the WAL those in force, from `next` (or the one before it) on without a hole: a stretch of segment also
-/// holds what was truncated later.
-fn in_force(log: &Log, next: LogIndex, read: Vec<Entry>) -> Vec<Entry> {
+/// Of entries read from the WAL those in force, from `next` on without a hole: a stretch of a segment also holds what was
+/// truncated later.
+fn in_force(planner: &Planner, next: LogIndex, read: Vec<Entry>) -> Vec<Entry> {
     let mut entries: Vec<Entry> = Vec::new();
     for entry in read {
-        if let Some(first) = entries.first() {
-            let Some(kept) = entry.id.index.0.checked_sub(first.id.index.0) else { continue };
-            entries.truncate(usize::try_from(kept).unwrap_or(usize::MAX));
-        }
-        let expected = entries.last().map_or(entry.id.index, |last| last.id.index.next());
-        if entry.id.index == expected && (!entries.is_empty() || entry.id.index == next || entry.id.index.next() == next) {
+        let expected = LogIndex(next.0 + entries.len() as u64);
+        if entry.id.index == expected && planner.term(expected) == Some(entry.id.term) {
             entries.push(entry);
         }
     }
-    let in_force = |entry: &Entry| log.term(entry.id.index).is_none_or(|term| term == entry.id.term);
-    let agreeing = entries.iter().take_while(|entry| in_force(entry) && entry.id.index <= log.last().index).count();
-    entries.truncate(agreeing);
-    // Only what goes in front, or nothing at all: no progress is to be had from it.
-    if entries.last().is_none_or(|last| last.id.index < next) { Vec::new() } else { entries }
+    entries
 }
 
 /// Whether entries follow `previous` and each other, in terms that never go back and are not above the sender's.
