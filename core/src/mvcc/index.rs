@@ -65,6 +65,7 @@ impl KeyRecord {
         self.newest = version;
     }
 
+    #[cfg(test)]
     pub const fn newest(&self) -> &Version {
         &self.newest
     }

@@ -255,3 +255,7 @@ fn fields(mut bytes: &[u8]) -> Option<Parts<'_>> {
     }
     Some(parts)
 }
+
+#[cfg(test)]
+#[path = "row_tests.rs"]
+mod tests;

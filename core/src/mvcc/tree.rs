@@ -109,11 +109,6 @@ impl<K, V> fmt::Debug for Tree<K, V> {
 }
 
 impl<K: Ord + Clone, V: Clone + Measure> Tree<K, V> {
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.root.is_none()
-    }
-
     /// What all entries add up to.
     #[must_use]
     pub fn sum(&self) -> Sum {
@@ -321,7 +316,8 @@ impl<K: Ord + Clone, V: Clone + Measure> Tree<K, V> {
         range
     }
 
-    /// Panics unless order, sums and node sizes are as they must be. For tests.
+    /// Panics unless order, sums and node sizes are as they must be.
+    #[cfg(test)]
     pub fn check_invariants(&self) {
         if let Some(root) = &self.root {
             root.check(None, None);
@@ -487,6 +483,7 @@ impl<K: Ord + Clone, V: Clone + Measure> Node<K, V> {
         }
     }
 
+    #[cfg(test)]
     fn check(&self, above: Option<&K>, below: Option<&K>) {
         let within = |key: &K| above.is_none_or(|bound| bound <= key) && below.is_none_or(|bound| key < bound);
         assert!(self.len() > 0, "an empty node");
@@ -657,3 +654,7 @@ impl<'a, K: Borrow<Q> + Ord, V, Q: Ord + ?Sized> Iterator for RangeBack<'a, K, V
         }
     }
 }
+
+#[cfg(test)]
+#[path = "tree_tests.rs"]
+mod tests;

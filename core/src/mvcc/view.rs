@@ -291,7 +291,7 @@ fn range_bytes<R: StateReader>(store: &Store<R>, request: &Range) -> u64 {
         return store.measure(&interval).bytes;
     }
     let mut found = walk(store, request, &plan, &interval, revision);
-    if plan.walk != usize::MAX {
+    if plan.sort.is_none() {
         found.truncate(plan.limit);
     }
     let lengths = found.iter().map(|(key, version)| match request.keys_only {
