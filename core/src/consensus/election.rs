@@ -306,7 +306,7 @@ impl Consensus {
             leader.transfer = None;
             if self.durability.has_failed() {
                 // Nothing that is appended here can count any more: better no leader than this one.
-                return self.become_follower(None, out);
+                self.become_follower(None, out);
             }
         } else if stalled {
             self.flee();
