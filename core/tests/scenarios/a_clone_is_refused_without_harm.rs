@@ -21,18 +21,18 @@ fn a_clone_is_refused_without_harm() {
     assert_eq!((world.term(1), world.role(1)), (2, Role::Leader));
     insta::assert_snapshot!(world.trace(), @r"
     -- in the leader's own name, for somebody else, a second leader of the term
-      166ms n1 → n1 HeartbeatReply@7 round=0
+      165ms n1 → n1 HeartbeatReply@7 round=0
               distrust n1: speaks in this member's name
-      166ms n2 → n3 HeartbeatReply@7 round=0
+      165ms n2 → n3 HeartbeatReply@7 round=0
               became follower@7
               write 4
-      166ms n2 → n1 Append@2 after=0/0 [] commit=0 round=0
+      165ms n2 → n1 Append@2 after=0/0 [] commit=0 round=0
               distrust n2: a second leader in one term
-      166ms n2 → n3 Append@2 after=0/0 [] commit=0 round=0
+      165ms n2 → n3 Append@2 after=0/0 [] commit=0 round=0
     -- an acknowledgement of what was never sent, a commit of what was never acknowledged
-      166ms n2 → n1 Appended@2 matched=99 round=0
+      165ms n2 → n1 Appended@2 matched=99 round=0
               distrust n2: acknowledges entries that were never sent
-      166ms n1 → n2 Heartbeat@2 commit=99 round=0
+      165ms n1 → n2 Heartbeat@2 commit=99 round=0
               distrust n1: commits entries that were never acknowledged
     ");
 }

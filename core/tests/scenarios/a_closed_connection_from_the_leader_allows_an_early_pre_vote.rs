@@ -18,45 +18,43 @@ fn a_closed_connection_from_the_leader_allows_an_early_pre_vote() {
     world.wake(2);
     world.settle();
     insta::assert_snapshot!(world.trace(), @r"
-    166ms n1 crashes
-    166ms n2 connection from n1 closed
+    165ms n1 crashes
+    165ms n2 connection from n1 closed
             became follower@2
-    166ms n3 connection from n1 closed
+    165ms n3 connection from n1 closed
             became follower@2
-    178ms n2 wake
+    177ms n2 wake
             n2 → n1 PreVote@3 end=2/4
             n2 → n3 PreVote@3 end=2/4
             became pre-candidate@2
-    179ms n2 → n3 PreVote@3 end=2/4
+    178ms n2 → n3 PreVote@3 end=2/4
             n3 → n2 PreVoteReply@3 granted=true
-    180ms n3 → n2 PreVoteReply@3 granted=true
+    179ms n3 → n2 PreVoteReply@3 granted=true
             became candidate@3
             write 4, then
             | n2 → n1 RequestVote@3 end=2/4
             | n2 → n3 RequestVote@3 end=2/4
-    183ms n2 durable 4
-    184ms n2 → n3 RequestVote@3 end=2/4
+    182ms n2 durable 4
+    183ms n2 → n3 RequestVote@3 end=2/4
             became follower@3
             write 4, then
             | n3 → n2 Vote@3 granted=true
-    187ms n3 durable 4
-    188ms n3 → n2 Vote@3 granted=true
+    186ms n3 durable 4
+    187ms n3 → n2 Vote@3 granted=true
             became leader@3
             n2 → n1 Append@3 after=2/4 [3/5] commit=4 round=0
             n2 → n3 Append@3 after=2/4 [3/5] commit=4 round=0
             write 5
-    189ms n2 → n3 Append@3 after=2/4 [3/5] commit=4 round=0
+    188ms n2 → n3 Append@3 after=2/4 [3/5] commit=4 round=0
             became follower(n2)@3
             write 5, then
             | n3 → n2 Appended@3 matched=5 round=0
-    191ms n2 durable 5
-    192ms n3 durable 5
-    193ms n3 → n2 Appended@3 matched=5 round=0
+    190ms n2 durable 5
+    191ms n3 durable 5
+    192ms n3 → n2 Appended@3 matched=5 round=0
             n2 → n3 Append@3 after=3/5 [] commit=5 round=0
             committed [3/5]
-    194ms n2 → n3 Append@3 after=3/5 [] commit=5 round=0
-            n3 → n2 Appended@3 matched=5 round=0
+    193ms n2 → n3 Append@3 after=3/5 [] commit=5 round=0
             committed [3/5]
-    195ms n3 → n2 Appended@3 matched=5 round=0
     ");
 }

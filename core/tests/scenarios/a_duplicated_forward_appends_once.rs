@@ -23,26 +23,24 @@ fn a_duplicated_forward_appends_once() {
     world.settle();
     assert_eq!(world.occurrences(request), 1);
     insta::assert_snapshot!(world.trace(), @r"
-      166ms n2 propose [2:1:1]
+      165ms n2 propose [2:1:1]
               n2 → n1 Forward@2 [2:1:1]
-      167ms n2 → n1 Forward@2 [2:1:1]
+      166ms n2 → n1 Forward@2 [2:1:1]
               n1 → n2 Append@2 after=2/4 [2/5:n2#1] commit=4 round=0
               n1 → n3 Append@2 after=2/4 [2/5:n2#1] commit=4 round=0
               write 4
-      168ms n1 → n2 Append@2 after=2/4 [2/5:n2#1] commit=4 round=0
+      167ms n1 → n2 Append@2 after=2/4 [2/5:n2#1] commit=4 round=0
               write 4, then
               | n2 → n1 Appended@2 matched=5 round=0
-      170ms n1 durable 4
-      171ms n2 durable 4
-      172ms n2 → n1 Appended@2 matched=5 round=0
+      169ms n1 durable 4
+      170ms n2 durable 4
+      171ms n2 → n1 Appended@2 matched=5 round=0
               n1 → n2 Append@2 after=2/5 [] commit=5 round=0
               n1 → n3 Append@2 after=2/5 [] commit=5 round=0
               committed [2/5:n2#1]
-      173ms n1 → n2 Append@2 after=2/5 [] commit=5 round=0
-              n2 → n1 Appended@2 matched=5 round=0
+      172ms n1 → n2 Append@2 after=2/5 [] commit=5 round=0
               committed [2/5:n2#1]
-      174ms n2 → n1 Appended@2 matched=5 round=0
     -- the copy arrives
-      175ms n2 → n1 Forward@2 [2:1:1]
+      173ms n2 → n1 Forward@2 [2:1:1]
     ");
 }

@@ -16,9 +16,9 @@ fn a_follower_that_hears_its_leader_ignores_campaigns() {
     world.receive(3, 1, 9, Message::RequestVote { end, transfer: false });
     assert_eq!((world.term(1), world.term(2)), (2, 2));
     insta::assert_snapshot!(world.trace(), @r"
-    166ms n3 → n2 PreVote@3 end=2/100
+    165ms n3 → n2 PreVote@3 end=2/100
             n2 → n3 PreVoteReply@2 granted=false
-    166ms n3 → n2 RequestVote@9 end=2/100
-    166ms n3 → n1 RequestVote@9 end=2/100
+    165ms n3 → n2 RequestVote@9 end=2/100
+    165ms n3 → n1 RequestVote@9 end=2/100
     ");
 }

@@ -21,8 +21,8 @@ fn a_forward_of_an_old_term_is_refused() {
     world.settle();
     assert_eq!(world.occurrences(request), 0);
     insta::assert_snapshot!(world.trace(), @r"
-    436ms n2 → n1 Forward@2 [2:1:1]
+    435ms n2 → n1 Forward@2 [2:1:1]
             n1 → n2 ForwardRefused@4 [2:1:1] not leader
-    437ms n1 → n2 ForwardRefused@4 [2:1:1] not leader
+    436ms n1 → n2 ForwardRefused@4 [2:1:1] not leader
     ");
 }

@@ -17,45 +17,43 @@ fn a_leader_whose_disk_fails_hands_leadership_away() {
     world.settle();
     assert_eq!(world.role(2), Role::Leader);
     insta::assert_snapshot!(world.trace(), @r"
-    173ms n1 disk failed
+    171ms n1 disk failed
             n1 → n2 TimeoutNow@2
-    174ms n1 → n2 TimeoutNow@2
+    172ms n1 → n2 TimeoutNow@2
             became candidate@3
             write 5, then
             | n2 → n1 RequestVote@3 end=2/5 transfer
             | n2 → n3 RequestVote@3 end=2/5 transfer
-    177ms n2 durable 5
-    178ms n2 → n1 RequestVote@3 end=2/5 transfer
+    175ms n2 durable 5
+    176ms n2 → n1 RequestVote@3 end=2/5 transfer
             became follower@3
-    178ms n2 → n3 RequestVote@3 end=2/5 transfer
+    176ms n2 → n3 RequestVote@3 end=2/5 transfer
             became follower@3
             write 4, then
             | n3 → n2 Vote@3 granted=true
-    181ms n3 durable 4
-    182ms n3 → n2 Vote@3 granted=true
+    179ms n3 durable 4
+    180ms n3 → n2 Vote@3 granted=true
             became leader@3
             n2 → n1 Append@3 after=2/5 [3/6] commit=5 round=0
             n2 → n3 Append@3 after=2/5 [3/6] commit=5 round=0
             write 6
-    183ms n2 → n1 Append@3 after=2/5 [3/6] commit=5 round=0
+    181ms n2 → n1 Append@3 after=2/5 [3/6] commit=5 round=0
             became follower(n2)@3
-    183ms n2 → n3 Append@3 after=2/5 [3/6] commit=5 round=0
+    181ms n2 → n3 Append@3 after=2/5 [3/6] commit=5 round=0
             n3 → n2 AppendRejected@3 after=2/5 hint=2/4
             became follower(n2)@3
-    184ms n3 → n2 AppendRejected@3 after=2/5 hint=2/4
+    182ms n3 → n2 AppendRejected@3 after=2/5 hint=2/4
             n2 → n3 Append@3 after=2/4 [2/5:n1#1 3/6] commit=5 round=0
-    185ms n2 durable 6
-    185ms n2 → n3 Append@3 after=2/4 [2/5:n1#1 3/6] commit=5 round=0
+    183ms n2 durable 6
+    183ms n2 → n3 Append@3 after=2/4 [2/5:n1#1 3/6] commit=5 round=0
             write 5, then
             | n3 → n2 Appended@3 matched=6 round=0
             committed [2/5:n1#1]
-    188ms n3 durable 5
-    189ms n3 → n2 Appended@3 matched=6 round=0
+    186ms n3 durable 5
+    187ms n3 → n2 Appended@3 matched=6 round=0
             n2 → n3 Append@3 after=3/6 [] commit=6 round=0
             committed [3/6]
-    190ms n2 → n3 Append@3 after=3/6 [] commit=6 round=0
-            n3 → n2 Appended@3 matched=6 round=0
+    188ms n2 → n3 Append@3 after=3/6 [] commit=6 round=0
             committed [3/6]
-    191ms n3 → n2 Appended@3 matched=6 round=0
     ");
 }

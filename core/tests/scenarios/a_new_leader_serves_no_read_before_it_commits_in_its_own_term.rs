@@ -26,22 +26,20 @@ fn a_new_leader_serves_no_read_before_it_commits_in_its_own_term() {
     world.settle();
     assert_eq!(world.reads_answered, 1);
     insta::assert_snapshot!(world.trace(), @r"
-      304ms n2 read 2:1:2
+      303ms n2 read 2:1:2
     -- its first entry is acknowledged
-      305ms n3 → n2 Appended@3 matched=6 round=0
+      304ms n3 → n2 Appended@3 matched=6 round=0
               n2 → n1 Heartbeat@3 commit=0 round=1
               n2 → n3 Heartbeat@3 commit=6 round=1
               n2 → n3 Append@3 after=3/6 [] commit=6 round=1
               committed [3/6]
-      306ms n2 → n3 Heartbeat@3 commit=6 round=1
+      305ms n2 → n3 Heartbeat@3 commit=6 round=1
               n3 → n2 HeartbeatReply@3 round=1
-              write 7
               committed [3/6]
-      306ms n2 → n3 Append@3 after=3/6 [] commit=6 round=1
+      305ms n2 → n3 Append@3 after=3/6 [] commit=6 round=1
               n3 → n2 Appended@3 matched=6 round=1
-      307ms n3 → n2 HeartbeatReply@3 round=1
+      306ms n3 → n2 HeartbeatReply@3 round=1
               read 2:1:2 ready at 6
-      307ms n3 → n2 Appended@3 matched=6 round=1
-      309ms n3 durable 7
+      306ms n3 → n2 Appended@3 matched=6 round=1
     ");
 }

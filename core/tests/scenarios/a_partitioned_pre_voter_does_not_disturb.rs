@@ -30,12 +30,12 @@ fn a_partitioned_pre_voter_does_not_disturb() {
     assert_eq!(world.role(1), Role::Leader);
     insta::assert_snapshot!(world.trace(), @r"
     -- the partition heals as n3 asks once more
-      667ms n3 → n1 PreVote@3 end=2/4
+      666ms n3 → n1 PreVote@3 end=2/4
               n1 → n3 PreVoteReply@2 granted=false
-      667ms n3 → n2 PreVote@3 end=2/4
+      666ms n3 → n2 PreVote@3 end=2/4
               n2 → n3 PreVoteReply@2 granted=false
-      668ms n1 → n3 PreVoteReply@2 granted=false
-      668ms n2 → n3 PreVoteReply@2 granted=false
+      667ms n1 → n3 PreVoteReply@2 granted=false
+      667ms n2 → n3 PreVoteReply@2 granted=false
               became follower@2
     -- the leader's next heartbeat finds n3 in the same term
       669ms n1 wake

@@ -19,29 +19,29 @@ fn a_proposal_pending_at_step_down_ends_as_unknown() {
     assert!(world.effects.contains(&(1, ConsensusEffect::Refuse(request, Refusal::OutcomeUnknown))));
     assert_eq!(world.occurrences(request), 0);
     insta::assert_snapshot!(world.trace(), @r"
-    289ms n2 wake
+    288ms n2 wake
             n2 → n1 Heartbeat@3 commit=0 round=0
             n2 → n3 Heartbeat@3 commit=5 round=0
             write 6
-    290ms n2 → n1 Heartbeat@3 commit=0 round=0
+    289ms n2 → n1 Heartbeat@3 commit=0 round=0
             refuse 1:1:1: OutcomeUnknown
             became follower(n2)@3
             write 5, then
             | n1 → n2 HeartbeatReply@3 round=0
-    290ms n2 → n3 Heartbeat@3 commit=5 round=0
+    289ms n2 → n3 Heartbeat@3 commit=5 round=0
             n3 → n2 HeartbeatReply@3 round=0
             write 6
-    291ms n3 → n2 HeartbeatReply@3 round=0
-    292ms n2 durable 6
-    293ms n1 durable 5
-    293ms n3 durable 6
-    294ms n1 → n2 HeartbeatReply@3 round=0
+    290ms n3 → n2 HeartbeatReply@3 round=0
+    291ms n2 durable 6
+    292ms n1 durable 5
+    292ms n3 durable 6
+    293ms n1 → n2 HeartbeatReply@3 round=0
             n2 → n1 Append@3 after=2/4 [3/5] commit=5 round=0
-    295ms n2 → n1 Append@3 after=2/4 [3/5] commit=5 round=0
+    294ms n2 → n1 Append@3 after=2/4 [3/5] commit=5 round=0
             write 6, then
             | n1 → n2 Appended@3 matched=5 round=0
             committed [3/5]
-    298ms n1 durable 6
-    299ms n1 → n2 Appended@3 matched=5 round=0
+    297ms n1 durable 6
+    298ms n1 → n2 Appended@3 matched=5 round=0
     ");
 }

@@ -28,84 +28,78 @@ fn a_reordered_append_does_not_truncate() {
     world.elect(2);
     assert!(world.committed(2) > committed);
     insta::assert_snapshot!(world.trace(), @r"
-      166ms n1 propose [1:1:1]
+      165ms n1 propose [1:1:1]
               n1 → n2 Append@2 after=2/4 [2/5:n1#1] commit=4 round=0
               n1 → n3 Append@2 after=2/4 [2/5:n1#1] commit=4 round=0
               write 4
-      166ms n1 propose [1:1:2]
+      165ms n1 propose [1:1:2]
               n1 → n2 Append@2 after=2/5 [2/6:n1#2] commit=4 round=0
               n1 → n3 Append@2 after=2/5 [2/6:n1#2] commit=4 round=0
               write 5
-      167ms n1 → n2 Append@2 after=2/4 [2/5:n1#1] commit=4 round=0
+      166ms n1 → n2 Append@2 after=2/4 [2/5:n1#1] commit=4 round=0
               write 4, then
               | n2 → n1 Appended@2 matched=5 round=0
-      167ms n1 → n2 Append@2 after=2/5 [2/6:n1#2] commit=4 round=0
+      166ms n1 → n2 Append@2 after=2/5 [2/6:n1#2] commit=4 round=0
               write 5, then
               | n2 → n1 Appended@2 matched=6 round=0
-      169ms n1 durable 4
-      169ms n1 durable 5
-      170ms n2 durable 4
-      170ms n2 durable 5
-      171ms n2 → n1 Appended@2 matched=5 round=0
+      168ms n1 durable 4
+      168ms n1 durable 5
+      169ms n2 durable 4
+      169ms n2 durable 5
+      170ms n2 → n1 Appended@2 matched=5 round=0
               n1 → n2 Append@2 after=2/6 [] commit=5 round=0
               n1 → n3 Append@2 after=2/6 [] commit=5 round=0
               committed [2/5:n1#1]
-      171ms n2 → n1 Appended@2 matched=6 round=0
+      170ms n2 → n1 Appended@2 matched=6 round=0
               n1 → n2 Append@2 after=2/6 [] commit=6 round=0
               n1 → n3 Append@2 after=2/6 [] commit=6 round=0
               committed [2/6:n1#2]
-      172ms n1 → n2 Append@2 after=2/6 [] commit=5 round=0
-              n2 → n1 Appended@2 matched=6 round=0
+      171ms n1 → n2 Append@2 after=2/6 [] commit=5 round=0
               committed [2/5:n1#1]
-      172ms n1 → n2 Append@2 after=2/6 [] commit=6 round=0
-              n2 → n1 Appended@2 matched=6 round=0
+      171ms n1 → n2 Append@2 after=2/6 [] commit=6 round=0
               committed [2/6:n1#2]
-      173ms n2 → n1 Appended@2 matched=6 round=0
-      173ms n2 → n1 Appended@2 matched=6 round=0
     -- the first append arrives once more
-      174ms n1 → n2 Append@2 after=2/4 [2/5:n1#1] commit=4 round=0
+      172ms n1 → n2 Append@2 after=2/4 [2/5:n1#1] commit=4 round=0
               n2 → n1 Appended@2 matched=6 round=0
-      175ms n2 → n1 Appended@2 matched=6 round=0
-      175ms n1 crashes
-      290ms n2 wake
+      173ms n2 → n1 Appended@2 matched=6 round=0
+      173ms n1 crashes
+      288ms n2 wake
               n2 → n1 PreVote@3 end=2/6
               n2 → n3 PreVote@3 end=2/6
               became pre-candidate@2
-      291ms n2 → n3 PreVote@3 end=2/6
+      289ms n2 → n3 PreVote@3 end=2/6
               n3 → n2 PreVoteReply@3 granted=true
-      292ms n3 → n2 PreVoteReply@3 granted=true
+      290ms n3 → n2 PreVoteReply@3 granted=true
               became candidate@3
               write 6, then
               | n2 → n1 RequestVote@3 end=2/6
               | n2 → n3 RequestVote@3 end=2/6
-      295ms n2 durable 6
-      296ms n2 → n3 RequestVote@3 end=2/6
+      293ms n2 durable 6
+      294ms n2 → n3 RequestVote@3 end=2/6
               became follower@3
               write 4, then
               | n3 → n2 Vote@3 granted=true
-      299ms n3 durable 4
-      300ms n3 → n2 Vote@3 granted=true
+      297ms n3 durable 4
+      298ms n3 → n2 Vote@3 granted=true
               became leader@3
               n2 → n1 Append@3 after=2/6 [3/7] commit=6 round=0
               n2 → n3 Append@3 after=2/6 [3/7] commit=6 round=0
               write 7
-      301ms n2 → n3 Append@3 after=2/6 [3/7] commit=6 round=0
+      299ms n2 → n3 Append@3 after=2/6 [3/7] commit=6 round=0
               n3 → n2 AppendRejected@3 after=2/6 hint=2/4
               became follower(n2)@3
-      302ms n3 → n2 AppendRejected@3 after=2/6 hint=2/4
+      300ms n3 → n2 AppendRejected@3 after=2/6 hint=2/4
               n2 → n3 Append@3 after=2/4 [2/5:n1#1 2/6:n1#2 3/7] commit=6 round=0
-      303ms n2 durable 7
-      303ms n2 → n3 Append@3 after=2/4 [2/5:n1#1 2/6:n1#2 3/7] commit=6 round=0
+      301ms n2 durable 7
+      301ms n2 → n3 Append@3 after=2/4 [2/5:n1#1 2/6:n1#2 3/7] commit=6 round=0
               write 5, then
               | n3 → n2 Appended@3 matched=7 round=0
               committed [2/5:n1#1 2/6:n1#2]
-      306ms n3 durable 5
-      307ms n3 → n2 Appended@3 matched=7 round=0
+      304ms n3 durable 5
+      305ms n3 → n2 Appended@3 matched=7 round=0
               n2 → n3 Append@3 after=3/7 [] commit=7 round=0
               committed [3/7]
-      308ms n2 → n3 Append@3 after=3/7 [] commit=7 round=0
-              n3 → n2 Appended@3 matched=7 round=0
+      306ms n2 → n3 Append@3 after=3/7 [] commit=7 round=0
               committed [3/7]
-      309ms n3 → n2 Appended@3 matched=7 round=0
     ");
 }

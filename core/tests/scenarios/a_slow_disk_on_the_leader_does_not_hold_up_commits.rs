@@ -17,32 +17,28 @@ fn a_slow_disk_on_the_leader_does_not_hold_up_commits() {
     world.settle();
     assert_eq!(world.consensus(1).status().durable, world.consensus(1).status().committed);
     insta::assert_snapshot!(world.trace(), @r"
-      166ms n1 propose [1:1:1]
+      165ms n1 propose [1:1:1]
               n1 → n2 Append@2 after=2/4 [2/5:n1#1] commit=4 round=0
               n1 → n3 Append@2 after=2/4 [2/5:n1#1] commit=4 round=0
               write 4
-      167ms n1 → n2 Append@2 after=2/4 [2/5:n1#1] commit=4 round=0
+      166ms n1 → n2 Append@2 after=2/4 [2/5:n1#1] commit=4 round=0
               write 4, then
               | n2 → n1 Appended@2 matched=5 round=0
-      167ms n1 → n3 Append@2 after=2/4 [2/5:n1#1] commit=4 round=0
+      166ms n1 → n3 Append@2 after=2/4 [2/5:n1#1] commit=4 round=0
               write 4, then
               | n3 → n1 Appended@2 matched=5 round=0
-      170ms n2 durable 4
-      170ms n3 durable 4
-      171ms n2 → n1 Appended@2 matched=5 round=0
-      171ms n3 → n1 Appended@2 matched=5 round=0
+      169ms n2 durable 4
+      169ms n3 durable 4
+      170ms n2 → n1 Appended@2 matched=5 round=0
+      170ms n3 → n1 Appended@2 matched=5 round=0
               n1 → n2 Append@2 after=2/5 [] commit=5 round=0
               n1 → n3 Append@2 after=2/5 [] commit=5 round=0
               committed [2/5:n1#1]
-      172ms n1 → n2 Append@2 after=2/5 [] commit=5 round=0
-              n2 → n1 Appended@2 matched=5 round=0
+      171ms n1 → n2 Append@2 after=2/5 [] commit=5 round=0
               committed [2/5:n1#1]
-      172ms n1 → n3 Append@2 after=2/5 [] commit=5 round=0
-              n3 → n1 Appended@2 matched=5 round=0
+      171ms n1 → n3 Append@2 after=2/5 [] commit=5 round=0
               committed [2/5:n1#1]
-      173ms n2 → n1 Appended@2 matched=5 round=0
-      173ms n3 → n1 Appended@2 matched=5 round=0
     -- its own disk answers at last
-      176ms n1 durable 4
+      174ms n1 durable 4
     ");
 }

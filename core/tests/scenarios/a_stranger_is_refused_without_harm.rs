@@ -16,11 +16,11 @@ fn a_stranger_is_refused_without_harm() {
     world.receive(9, 1, 2, Message::ReadIndex(vec![]));
     assert_eq!((world.term(1), world.term(2), world.role(1)), (2, 2, Role::Leader));
     insta::assert_snapshot!(world.trace(), @r"
-    266ms n9 → n2 RequestVote@50 end=2/4
+    265ms n9 → n2 RequestVote@50 end=2/4
             distrust n9: not in the configuration
-    266ms n9 → n1 Appended@50 matched=1 round=0
+    265ms n9 → n1 Appended@50 matched=1 round=0
             distrust n9: not in the configuration
-    266ms n9 → n1 ReadIndex@2 []
+    265ms n9 → n1 ReadIndex@2 []
             distrust n9: not in the configuration
     ");
 }

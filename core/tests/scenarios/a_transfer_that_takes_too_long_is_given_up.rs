@@ -25,32 +25,30 @@ fn a_transfer_that_takes_too_long_is_given_up() {
     assert_eq!(world.role(1), Role::Leader);
     assert_eq!(world.occurrences(request), 1);
     insta::assert_snapshot!(world.trace(), @r"
-    265ms n1 propose [1:1:2]
-    273ms n1 wake
+    263ms n1 propose [1:1:2]
+    271ms n1 wake
             n1 → n2 Heartbeat@2 commit=5 round=0
             n1 → n3 Heartbeat@2 commit=4 round=0
             n1 → n2 Append@2 after=2/5 [2/6:n1#2] commit=5 round=0
             n1 → n3 Append@2 after=2/5 [2/6:n1#2] commit=5 round=0
             write 6
-    274ms n1 → n2 Heartbeat@2 commit=5 round=0
+    272ms n1 → n2 Heartbeat@2 commit=5 round=0
             n2 → n1 HeartbeatReply@2 round=0
-    274ms n1 → n2 Append@2 after=2/5 [2/6:n1#2] commit=5 round=0
+    272ms n1 → n2 Append@2 after=2/5 [2/6:n1#2] commit=5 round=0
             write 6, then
             | n2 → n1 Appended@2 matched=6 round=0
-    275ms n2 → n1 HeartbeatReply@2 round=0
+    273ms n2 → n1 HeartbeatReply@2 round=0
             n1 → n2 Append@2 after=2/6 [] commit=5 round=0
-    276ms n1 durable 6
-    276ms n1 → n2 Append@2 after=2/6 [] commit=5 round=0
-    277ms n2 durable 6
+    274ms n1 durable 6
+    274ms n1 → n2 Append@2 after=2/6 [] commit=5 round=0
+    275ms n2 durable 6
             n2 → n1 Appended@2 matched=6 round=0
-    278ms n2 → n1 Appended@2 matched=6 round=0
+    276ms n2 → n1 Appended@2 matched=6 round=0
             n1 → n2 Append@2 after=2/6 [] commit=6 round=0
             n1 → n3 Append@2 after=2/6 [] commit=6 round=0
             committed [2/6:n1#2]
-    278ms n2 → n1 Appended@2 matched=6 round=0
-    279ms n1 → n2 Append@2 after=2/6 [] commit=6 round=0
-            n2 → n1 Appended@2 matched=6 round=0
+    276ms n2 → n1 Appended@2 matched=6 round=0
+    277ms n1 → n2 Append@2 after=2/6 [] commit=6 round=0
             committed [2/6:n1#2]
-    280ms n2 → n1 Appended@2 matched=6 round=0
     ");
 }

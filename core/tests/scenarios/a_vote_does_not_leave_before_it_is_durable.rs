@@ -46,8 +46,6 @@ fn a_vote_does_not_leave_before_it_is_durable() {
               n1 → n2 Append@2 after=2/4 [] commit=4 round=0
               committed [2/4]
       165ms n1 → n2 Append@2 after=2/4 [] commit=4 round=0
-              n2 → n1 Appended@2 matched=4 round=0
               committed [2/4]
-      166ms n2 → n1 Appended@2 matched=4 round=0
     ");
 }

@@ -43,98 +43,61 @@ fn entries_of_older_terms_are_not_committed_by_counting() {
     world.settle();
     assert_eq!(world.committed(1), before + 2);
     insta::assert_snapshot!(world.trace(), @r"
-      698ms n1 wake
+      699ms n1 wake
               n1 → n2 Heartbeat@4 commit=0 round=0
-              n1 → n3 Heartbeat@4 commit=0 round=0
-              n1 → n4 Heartbeat@4 commit=0 round=0
+              n1 → n3 Heartbeat@4 commit=6 round=0
+              n1 → n4 Heartbeat@4 commit=6 round=0
               n1 → n5 Heartbeat@4 commit=0 round=0
               write 8
-      699ms n1 → n2 Heartbeat@4 commit=0 round=0
+      700ms n1 → n2 Heartbeat@4 commit=0 round=0
               n2 → n1 HeartbeatReply@4 round=0
-              became follower(n1)@4
-              write 6
-      699ms n1 → n3 Heartbeat@4 commit=0 round=0
+              write 7
+      700ms n1 → n3 Heartbeat@4 commit=6 round=0
               n3 → n1 HeartbeatReply@4 round=0
-              became follower(n1)@4
-              write 6
-      699ms n1 → n4 Heartbeat@4 commit=0 round=0
+      700ms n1 → n4 Heartbeat@4 commit=6 round=0
               n4 → n1 HeartbeatReply@4 round=0
-              became follower(n1)@4
-              write 6
-      700ms n2 → n1 HeartbeatReply@4 round=0
+      701ms n2 → n1 HeartbeatReply@4 round=0
               n1 → n2 Append@4 after=2/7 [4/8] commit=6 round=0
-      700ms n3 → n1 HeartbeatReply@4 round=0
-              n1 → n3 Append@4 after=2/7 [4/8] commit=6 round=0
-      700ms n4 → n1 HeartbeatReply@4 round=0
-              n1 → n4 Append@4 after=2/7 [4/8] commit=6 round=0
-      701ms n1 durable 8
-      702ms n2 durable 6
-      702ms n3 durable 6
-      702ms n4 durable 6
-    -- the entries of term 4 arrive
-      703ms n1 → n2 Append@4 after=2/7 [4/8] commit=6 round=0
-              write 7, then
-              | n2 → n1 Appended@4 matched=8 round=0
-      703ms n1 → n3 Append@4 after=2/7 [4/8] commit=6 round=0
-              n3 → n1 AppendRejected@4 after=2/7 hint=2/6
-      703ms n1 → n4 Append@4 after=2/7 [4/8] commit=6 round=0
-              n4 → n1 AppendRejected@4 after=2/7 hint=2/6
-      703ms n1 → n2 Append@4 after=2/7 [4/8] commit=6 round=0
-      703ms n1 → n3 Append@4 after=2/7 [4/8] commit=6 round=0
-              n3 → n1 AppendRejected@4 after=2/7 hint=2/6
-      703ms n1 → n4 Append@4 after=2/7 [4/8] commit=6 round=0
-              n4 → n1 AppendRejected@4 after=2/7 hint=2/6
-      704ms n3 → n1 AppendRejected@4 after=2/7 hint=2/6
-              n1 → n3 Append@4 after=2/6 [2/7:n1#1] commit=6 round=0
-      704ms n4 → n1 AppendRejected@4 after=2/7 hint=2/6
-              n1 → n4 Append@4 after=2/6 [2/7:n1#1] commit=6 round=0
-      704ms n3 → n1 AppendRejected@4 after=2/7 hint=2/6
-      704ms n4 → n1 AppendRejected@4 after=2/7 hint=2/6
-      705ms n1 → n3 Append@4 after=2/6 [2/7:n1#1] commit=6 round=0
-              write 7, then
-              | n3 → n1 Appended@4 matched=7 round=0
-      705ms n1 → n4 Append@4 after=2/6 [2/7:n1#1] commit=6 round=0
-              write 7, then
-              | n4 → n1 Appended@4 matched=7 round=0
-      706ms n2 durable 7
+      701ms n3 → n1 HeartbeatReply@4 round=0
+              n1 → n3 Append@4 after=4/8 [] commit=6 round=0
+      701ms n4 → n1 HeartbeatReply@4 round=0
+              n1 → n4 Append@4 after=4/8 [] commit=6 round=0
+      702ms n1 durable 8
+      702ms n1 → n2 Append@4 after=2/7 [4/8] commit=6 round=0
               n2 → n1 Appended@4 matched=8 round=0
-      707ms n2 → n1 Appended@4 matched=8 round=0
-      707ms n2 → n1 Appended@4 matched=8 round=0
-      708ms n3 durable 7
-      708ms n4 durable 7
-      709ms n3 → n1 Appended@4 matched=7 round=0
-              n1 → n3 Append@4 after=2/7 [4/8] commit=6 round=0
-      709ms n4 → n1 Appended@4 matched=7 round=0
-              n1 → n4 Append@4 after=2/7 [4/8] commit=6 round=0
-      710ms n1 → n3 Append@4 after=2/7 [4/8] commit=6 round=0
-              write 8, then
-              | n3 → n1 Appended@4 matched=8 round=0
-      710ms n1 → n4 Append@4 after=2/7 [4/8] commit=6 round=0
-              write 8, then
-              | n4 → n1 Appended@4 matched=8 round=0
-      713ms n3 durable 8
-      713ms n4 durable 8
-      714ms n3 → n1 Appended@4 matched=8 round=0
+      702ms n1 → n3 Append@4 after=4/8 [] commit=6 round=0
+              n3 → n1 Appended@4 matched=8 round=0
+      702ms n1 → n4 Append@4 after=4/8 [] commit=6 round=0
+              n4 → n1 Appended@4 matched=8 round=0
+      703ms n2 durable 7
+    -- the acknowledgements of the entry of term 4 arrive
+      704ms n5 → n1 Append@3 after=2/6 [3/7] commit=6 round=0
+              n1 → n5 HeartbeatReply@4 round=0
+      704ms n5 → n2 Append@3 after=2/6 [3/7] commit=6 round=0
+              n2 → n5 HeartbeatReply@4 round=0
+      704ms n5 → n3 Append@3 after=2/6 [3/7] commit=6 round=0
+              n3 → n5 HeartbeatReply@4 round=0
+      704ms n5 → n4 Append@3 after=2/6 [3/7] commit=6 round=0
+              n4 → n5 HeartbeatReply@4 round=0
+      704ms n2 → n1 Appended@4 matched=8 round=0
+      704ms n3 → n1 Appended@4 matched=8 round=0
               n1 → n2 Append@4 after=4/8 [] commit=8 round=0
               n1 → n3 Append@4 after=4/8 [] commit=8 round=0
               n1 → n4 Append@4 after=4/8 [] commit=8 round=0
               committed [2/7:n1#1]
               committed [4/8]
-      714ms n4 → n1 Appended@4 matched=8 round=0
-      715ms n1 → n2 Append@4 after=4/8 [] commit=8 round=0
-              n2 → n1 Appended@4 matched=8 round=0
+      704ms n4 → n1 Appended@4 matched=8 round=0
+      704ms n2 → n1 Appended@4 matched=8 round=0
+      704ms n3 → n1 Appended@4 matched=8 round=0
+      704ms n4 → n1 Appended@4 matched=8 round=0
+      705ms n1 → n2 Append@4 after=4/8 [] commit=8 round=0
               committed [2/7:n1#1]
               committed [4/8]
-      715ms n1 → n3 Append@4 after=4/8 [] commit=8 round=0
-              n3 → n1 Appended@4 matched=8 round=0
+      705ms n1 → n3 Append@4 after=4/8 [] commit=8 round=0
               committed [2/7:n1#1]
               committed [4/8]
-      715ms n1 → n4 Append@4 after=4/8 [] commit=8 round=0
-              n4 → n1 Appended@4 matched=8 round=0
+      705ms n1 → n4 Append@4 after=4/8 [] commit=8 round=0
               committed [2/7:n1#1]
               committed [4/8]
-      716ms n2 → n1 Appended@4 matched=8 round=0
-      716ms n3 → n1 Appended@4 matched=8 round=0
-      716ms n4 → n1 Appended@4 matched=8 round=0
     ");
 }

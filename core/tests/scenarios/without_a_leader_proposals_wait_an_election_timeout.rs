@@ -24,9 +24,9 @@ fn without_a_leader_proposals_wait_an_election_timeout() {
     assert!(world.effects.contains(&(1, ConsensusEffect::Refuse(request, Refusal::NoLeader))));
     assert!(world.effects.contains(&(1, ConsensusEffect::RefuseRead(read, Refusal::NoLeader))));
     insta::assert_snapshot!(world.trace(), @r"
-    370ms n1 propose [1:1:2]
-    370ms n1 read 1:1:3
-    470ms n1 wake
+    369ms n1 propose [1:1:2]
+    369ms n1 read 1:1:3
+    469ms n1 wake
             refuse 1:1:2: NoLeader
             refuse read 1:1:3: NoLeader
     ");
