@@ -169,7 +169,7 @@ mod tests {
                         log.evict(LogIndex(evicted), 0);
                     }
                     2 => {
-                        compacted = rng.next_u64() % (evicted + 1);
+                        compacted = compacted.max(rng.next_u64() % (evicted + 1));
                         log.compact(LogIndex(compacted));
                     }
                     _ => {
