@@ -5,7 +5,7 @@ use crate::{refusal::Fault, service::Charge};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Request, Response};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
