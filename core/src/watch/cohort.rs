@@ -122,15 +122,14 @@ impl Cohort {
         self.members += 1;
     }
 
-    /// Takes a member out and says from which revision on it is owed.
-    pub fn remove(&mut self, interest: &Interest, member: Member) -> Revision {
+    pub fn remove(&mut self, interest: &Interest, member: Member) {
         let group = match &interest.keys {
             Keys::One(key) => self.exact.get_mut(key),
             Keys::Range(interval) => self.ranges.get_mut(interval),
         };
         let group = group.unwrap_or_else(|| panic!("watch {member:?} is not where its keys are"));
         let members = group.by_needs.get_mut(&interest.needs).expect("members with these needs");
-        let owed = members.remove(&member).expect("a member of its own cohort");
+        members.remove(&member).expect("a member of its own cohort");
         if members.is_empty() {
             group.by_needs.remove(&interest.needs);
         }
@@ -141,7 +140,6 @@ impl Cohort {
             }
         }
         self.members -= 1;
-        owed.max(self.cursor.next())
     }
 
     /// Every member with its interest and the first revision it is owed.

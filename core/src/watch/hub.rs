@@ -277,7 +277,7 @@ impl<H: History> WatchHub<H> {
         let Some(stream) = self.streams.get_mut(&member.0) else { return false };
         let Some(watcher) = stream.watches.remove(&member.1) else { return false };
         match watcher.place {
-            Place::Head => drop(self.head.remove(&watcher.interest, member)),
+            Place::Head => self.head.remove(&watcher.interest, member),
             Place::Parked => drop(stream.parked.remove(&member.1)),
             Place::Lagging(id) => {
                 let cohort = self.lagging.get_mut(&id).expect("the cohort of a watch");
