@@ -6,5 +6,6 @@ pub mod flags;
 pub mod identity;
 pub mod logging;
 pub mod state;
-pub mod url;
 pub mod transport;
+pub mod url;
+pub mod wal;
