@@ -7,3 +7,4 @@ pub mod identity;
 pub mod logging;
 pub mod state;
 pub mod url;
+pub mod transport;

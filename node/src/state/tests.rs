@@ -179,6 +179,7 @@ fn retired_rows_are_gone_for_new_readers_and_stay_for_old_ones() {
     assert!(after.get(Table::Recent, &recent_key(id(5))).unwrap().is_some());
     assert_eq!(mains(&before), 4, "revisions 3 to 6: nothing below 3 was left when it was taken");
     assert!(before.get(Table::Recent, &recent_key(id(3))).unwrap().is_some());
+    drop((before, after));
     host.persister.close();
     let store = StateStore::open(directory.path()).unwrap();
     assert_eq!(mains(&store.reader()), 2);
