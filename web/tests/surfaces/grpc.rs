@@ -202,7 +202,7 @@ async fn a_request_above_its_limit_and_one_above_the_receive_limit_are_told_apar
     let error = kv.put(of(1_600_000)).await.expect_err("refused");
     assert_eq!((error.code(), error.message()), (Code::InvalidArgument, "etcdserver: request is too large"));
     let error = kv.put(of(2_200_000)).await.expect_err("refused");
-    assert_eq!((error.code(), error.message()), (Code::ResourceExhausted, "grpc: received message larger than max (2200007 vs. 2097152)"));
+    assert_eq!((error.code(), error.message()), (Code::ResourceExhausted, "grpc: received message larger than max (2200008 vs. 2097152)"));
 }
 
 #[tokio::test]
