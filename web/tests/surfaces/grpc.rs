@@ -130,11 +130,11 @@ async fn a_range_tells_compacted_and_future_revisions_apart() {
     assert_eq!((error.code(), error.message()), (Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision"));
 }
 
-/// Keys that make several chunks.
+/// Keys that make several chunks, each too large for the server to encode the next one ahead.
 async fn fill(local: &Local, count: usize) {
     let mut kv = kv(local);
     for key in 0..count {
-        kv.put(put(&format!("key-{key:04}"), "value")).await.expect("put");
+        kv.put(put(&format!("key-{key:04}"), &"value".repeat(1_000))).await.expect("put");
     }
 }
 
