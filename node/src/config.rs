@@ -13,6 +13,8 @@ pub enum ClusterState {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogFormat {
+    /// JSON, but lines for people on a terminal.
+    Default,
     Json,
     Console,
 }
@@ -39,7 +41,6 @@ pub struct Config {
     pub wal_dir: Option<PathBuf>,
     pub listen_client_urls: Vec<Url>,
     pub listen_peer_urls: Vec<Url>,
-    pub listen_metrics_urls: Vec<Url>,
     pub advertise_client_urls: Vec<Url>,
     pub advertise_peer_urls: Vec<Url>,
     /// The members of `--initial-cluster` by name, each with its sorted peer URLs.
@@ -115,7 +116,6 @@ impl Config {
             wal_dir,
             listen_client_urls,
             listen_peer_urls,
-            listen_metrics_urls,
             advertise_client_urls,
             advertise_peer_urls,
             initial_cluster,
@@ -240,6 +240,7 @@ fn log_settings(given: &Given) -> Result<LogSettings, String> {
         other => return Err(format!("unrecognized level: {other:?} (--log-level takes debug, info, warn, error, panic, fatal)")),
     };
     let format = match given.text("log-format") {
+        _ if !given.is_set("log-format") => LogFormat::Default,
         "json" => LogFormat::Json,
         "console" => LogFormat::Console,
         other => return Err(format!("unknown log format {other:?} (--log-format takes json, console)")),
