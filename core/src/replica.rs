@@ -140,8 +140,9 @@ struct SyncProgress {
 impl<R: StateReader> Replica<R> {
     /// `bootstrap` is the configuration of a new cluster, used while the machine has none stored.
     #[must_use]
-    pub fn new(settings: Settings, recovered: Recovered, bootstrap: Configuration, machine: Machine<R>, now: Now) -> Self {
+    pub fn new(settings: Settings, recovered: Recovered, bootstrap: Configuration, mut machine: Machine<R>, now: Now) -> Self {
         let applied = machine.applied().index;
+        machine.bootstrap(bootstrap.clone());
         let stored = machine.configuration().cloned().unwrap_or(bootstrap);
         let consensus = Consensus::new(settings, recovered, stored, applied, now);
         Self {

@@ -4,6 +4,7 @@ mod compare;
 mod normalise;
 mod peers;
 mod process;
+mod ratios;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -22,6 +23,8 @@ enum Suite {
     Peers,
     /// Run the same etcdctl commands and JSON requests against both and compare output and exit codes byte for byte.
     Compare(compare::Options),
+    /// Run etcd's own benchmark interleaved against both and print rates, percentiles, server CPU per operation and ratios.
+    Ratios(ratios::Options),
 }
 
 fn main() -> ExitCode {
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
             true
         }),
         Suite::Compare(options) => compare::run(&options),
+        Suite::Ratios(options) => ratios::run(&options),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

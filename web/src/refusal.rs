@@ -52,23 +52,28 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The status the JSON gateway gives for the gRPC code.
+    /// The status the JSON gateway gives.
     #[must_use]
     pub const fn http(&self) -> u16 {
-        match self.code {
-            Code::Ok => 200,
-            Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => 400,
-            Code::Unauthenticated => 401,
-            Code::PermissionDenied => 403,
-            Code::NotFound => 404,
-            Code::AlreadyExists | Code::Aborted => 409,
-            Code::ResourceExhausted => 429,
-            Code::Cancelled => 499,
-            Code::Unknown | Code::Internal | Code::DataLoss => 500,
-            Code::Unimplemented => 501,
-            Code::Unavailable => 503,
-            Code::DeadlineExceeded => 504,
-        }
+        http_status(self.code)
+    }
+}
+
+/// The HTTP status that stands for a gRPC code.
+pub(crate) const fn http_status(code: Code) -> u16 {
+    match code {
+        Code::Ok => 200,
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => 400,
+        Code::Unauthenticated => 401,
+        Code::PermissionDenied => 403,
+        Code::NotFound => 404,
+        Code::AlreadyExists | Code::Aborted => 409,
+        Code::ResourceExhausted => 429,
+        Code::Cancelled => 499,
+        Code::Unknown | Code::Internal | Code::DataLoss => 500,
+        Code::Unimplemented => 501,
+        Code::Unavailable => 503,
+        Code::DeadlineExceeded => 504,
     }
 }
 

@@ -8,6 +8,7 @@ use crate::{
     refusal::Fault,
     surface::Surface,
 };
+use bytes::Bytes;
 use quorate_core::{command::Refusal, mvcc::View, types::Revision};
 use std::{
     str,
@@ -44,6 +45,29 @@ impl Charge {
     /// Whether the answer was large enough to be charged for.
     pub(crate) const fn counts(&self) -> bool {
         self.0.is_some()
+    }
+
+    /// The bytes, charged for until they are dropped.
+    pub(crate) fn attach(&self, bytes: Bytes) -> Bytes {
+        if self.counts() { Bytes::from_owner(ChargedBytes(bytes, self.clone())) } else { bytes }
+    }
+}
+
+struct ChargedBytes(Bytes, #[expect(dead_code, reason = "held for its drop")] Charge);
+
+impl AsRef<[u8]> for ChargedBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl<T> Charged<T> {
+    pub(crate) fn free(answer: T) -> Self {
+        Self { answer, charge: Charge::default() }
+    }
+
+    pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> Charged<U> {
+        Charged { answer: change(self.answer), charge: self.charge }
     }
 }
 

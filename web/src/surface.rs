@@ -117,13 +117,9 @@ impl Budget {
     }
 }
 
-/// Operations served by this member, under etcd's names.
+/// What the surfaces count, under etcd's names.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    pub put: Counter,
-    pub delete: Counter,
-    pub range: Counter,
-    pub txn: Counter,
     pub health_success: Counter,
     pub health_failure: Counter,
 }
@@ -132,10 +128,6 @@ impl Counters {
     fn register(registry: &mut Registry) -> Self {
         let counters = Self::default();
         let mut add = |name: &str, help: &str, counter: &Counter| registry.register(name, help, counter.clone());
-        add("etcd_mvcc_put", "Puts served by this member", &counters.put);
-        add("etcd_mvcc_delete", "Deletes served by this member", &counters.delete);
-        add("etcd_mvcc_range", "Ranges served by this member", &counters.range);
-        add("etcd_mvcc_txn", "Transactions served by this member", &counters.txn);
         add("etcd_server_health_success", "Successful health checks", &counters.health_success);
         add("etcd_server_health_failures", "Failed health checks", &counters.health_failure);
         counters

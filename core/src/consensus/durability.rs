@@ -40,6 +40,7 @@ pub(super) struct Durability {
     waiting: VecDeque<(WriteNumber, Envelope)>,
     ballot: Ballot,
     durable: LogIndex,
+    sealed_at: Monotonic,
     failed: bool,
 }
 
@@ -55,6 +56,7 @@ impl Durability {
             waiting: VecDeque::new(),
             ballot: Ballot::Unsealed,
             durable: applied,
+            sealed_at: Monotonic::default(),
             failed: false,
         }
     }
@@ -145,9 +147,9 @@ impl Durability {
         }
     }
 
-    /// Lets the log say what was last synced, if nothing else was written since.
-    pub(super) fn idle(&mut self) {
-        if !self.failed {
+    /// Lets the log say what was last synced, if nothing was written for `quiet`.
+    pub(super) fn idle(&mut self, now: Monotonic, quiet: Duration) {
+        if !self.failed && now.since(self.sealed_at) >= quiet {
             self.planner.idle();
         }
     }
@@ -168,6 +170,7 @@ impl Durability {
         }
         let (number, ops) = self.planner.seal()?;
         self.unsealed = false;
+        self.sealed_at = now;
         if self.ballot == Ballot::Unsealed {
             self.ballot = Ballot::Sealed(number);
         }

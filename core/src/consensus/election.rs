@@ -43,7 +43,7 @@ impl Consensus {
         leader.heartbeat_at = now + interval;
         self.send_heartbeats(out);
         self.release_log();
-        self.durability.idle();
+        self.durability.idle(now, interval);
     }
 
     /// Check-quorum: a leader that a quorum may have forgotten makes way, so that its clients look elsewhere.
@@ -76,7 +76,7 @@ impl Consensus {
     }
 
     pub(super) fn on_peer_closed(&mut self, peer: MemberId, out: &mut Vec<ConsensusEffect>) {
-        if self.leader != Some(peer) {
+        if self.leader != Some(peer) || peer == self.settings.member {
             return;
         }
         self.lose_leader(out);
@@ -306,7 +306,7 @@ impl Consensus {
             leader.transfer = None;
             if self.durability.has_failed() {
                 // Nothing that is appended here can count any more: better no leader than this one.
-                return self.become_follower(None, out);
+                self.become_follower(None, out);
             }
         } else if stalled {
             self.flee();

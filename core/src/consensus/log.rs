@@ -57,6 +57,11 @@ impl Log {
         Some(self.runs[run].term)
     }
 
+    /// An entry, if it is in memory.
+    pub(super) fn get(&self, index: LogIndex) -> Option<&Entry> {
+        self.tail.get(usize::try_from(index.0.checked_sub(self.first().0)?).ok()?)
+    }
+
     pub(super) fn append(&mut self, entry: Entry) {
         assert_eq!(entry.id.index, self.last.index.next(), "a hole in the log");
         assert!(entry.id.term >= self.last.term, "terms go back: {} after {}", entry.id, self.last);
@@ -169,7 +174,7 @@ mod tests {
                         log.evict(LogIndex(evicted), 0);
                     }
                     2 => {
-                        compacted = rng.next_u64() % (evicted + 1);
+                        compacted = compacted.max(rng.next_u64() % (evicted + 1));
                         log.compact(LogIndex(compacted));
                     }
                     _ => {

@@ -299,6 +299,24 @@ impl Consensus {
         self.membership.current()
     }
 
+    /// The last entry of the log, durable or not.
+    #[must_use]
+    pub fn last(&self) -> LogId {
+        self.log.last()
+    }
+
+    /// The term of an entry; `None` beyond the end, and where it is not known any more.
+    #[must_use]
+    pub fn term_at(&self, index: LogIndex) -> Option<Term> {
+        self.log.term(index)
+    }
+
+    /// An entry that is still in memory: for those who watch from outside.
+    #[must_use]
+    pub fn entry(&self, index: LogIndex) -> Option<&Entry> {
+        self.log.get(index)
+    }
+
     fn on_receive(&mut self, envelope: Envelope, out: &mut Vec<ConsensusEffect>) {
         let Envelope { from, to, term, message } = envelope;
         if let Err(reason) = self.admit(from, to, &message) {

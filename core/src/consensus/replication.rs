@@ -310,11 +310,16 @@ impl Consensus {
             return self.send_after_ballot(from, message, out);
         }
         let matched = LogIndex(previous.index.0 + entries.len() as u64);
+        let is_empty = entries.is_empty();
         if !self.take_entries(previous.index, entries) {
             return self.distrust(from, "overrules a committed entry", out);
         }
+        // A mere notice of commitment needs no answer; whatever probes, or asks for a lost answer, tells no news of that kind.
+        let notice = is_empty && commit.min(matched) > self.commit;
         self.commit = self.commit.max(commit.min(matched));
-        self.acknowledge(from, matched, round);
+        if !notice {
+            self.acknowledge(from, matched, round);
+        }
     }
 
     /// Appends what is new; truncates only where a term differs. Says no if that would reach below the commit index.
@@ -393,7 +398,7 @@ impl Consensus {
         }
         self.commit = self.commit.max(commit);
         self.replicated = self.replicated.max(replicated);
-        self.durability.idle();
+        self.durability.idle(self.now, self.settings.heartbeat_interval);
         self.release_log();
         self.send_after_ballot(from, Message::HeartbeatReply { round }, out);
     }

@@ -50,7 +50,9 @@ impl Segment {
 
     fn truncate(&mut self, from: LogIndex) {
         let Some(at) = self.position(from.max(self.first)) else { return };
-        let stop = self.offsets[at];
+        // Cut at the same entry before, the segment's good stretch ends where it ended then.
+        let again = self.gaps.iter().find(|gap| gap.from == from);
+        let stop = again.map_or(self.offsets[at], |gap| gap.stop);
         self.offsets.truncate(at);
         self.end = stop;
         self.gaps.retain(|gap| gap.from < from);
@@ -141,7 +143,9 @@ impl Log {
     /// Forgets the oldest segment.
     pub fn pop(&mut self) -> Option<Segment> {
         let retired = self.segments.pop_front();
-        if let Some(base) = self.segments.iter().find_map(|segment| segment.head) {
+        let first = self.segments.iter().find_map(|segment| segment.head);
+        // Heads may go back, where the log was truncated; what was let go stays gone.
+        if let Some(base) = first.filter(|base| base.index > self.base().index) {
             // The head may name an entry that was overruled since; the log knows the term in force.
             let base = LogId { term: self.term(base.index).unwrap_or(base.term), index: base.index };
             while self.terms.len() > 1 && self.terms[1].index <= base.index {

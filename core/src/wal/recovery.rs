@@ -250,7 +250,8 @@ impl Recovery {
 
     /// Every end that nobody named must be at or above what was synced.
     fn check_ends(&mut self) -> Result<(), WalDamage> {
-        let Some(end) = self.ends.iter().find(|end| end.place < self.synced_through) else { return Ok(()) };
+        // The newest of them: if the front of a segment is damaged, then that is why nobody named the end of the one before.
+        let Some(end) = self.ends.iter().rfind(|end| end.place < self.synced_through) else { return Ok(()) };
         if planted(Mutant::W1b) {
             self.deaf = true;
             return Ok(());

@@ -235,11 +235,16 @@ impl World {
         }
     }
 
-    /// The member campaigns as if its election timeout had passed, and wins.
+    /// The member campaigns as if all election timeouts had passed, and wins: at the latest once it has learned the present term.
     pub fn elect(&mut self, id: u64) {
         self.now += ELECTION_TIMEOUT;
-        self.wake(id);
-        self.settle();
+        for _ in 0..5 {
+            self.wake(id);
+            self.settle();
+            if self.role(id) == Role::Leader {
+                break;
+            }
+        }
         assert_eq!(self.role(id), Role::Leader, "{}", self.trace);
     }
 
@@ -261,6 +266,15 @@ impl World {
         self.reads.insert(read, self.ledger.len());
         self.step(id, ConsensusInput::Read(read));
         read
+    }
+
+    /// Takes note of reads that a scenario hands over by itself.
+    pub fn expect_reads(&mut self, inputs: &[ConsensusInput]) {
+        for input in inputs {
+            if let ConsensusInput::Read(read) = input {
+                self.reads.insert(*read, self.ledger.len());
+            }
+        }
     }
 
     /// A message of the scenario's own making arrives.

@@ -16,8 +16,8 @@ use crate::{
 use bytes::Bytes;
 use quorate_core::{
     command::{
-        Alarm, AlarmKind, Command, Compare, CompareResult, CompareTarget, DeleteRange, DeleteRangeReply, KeyRange, Member, Op, OpReply, Put, PutReply,
-        Range, RangeReply, Refusal, SortOrder, SortTarget, Txn, TxnReply,
+        Alarm, AlarmKind, Command, Compare, CompareResult, CompareTarget, DeleteRange, DeleteRangeReply, KeyRange, Member, Op, OpReply,
+        Put, PutReply, Range, RangeReply, Refusal, SortOrder, SortTarget, Txn, TxnReply,
     },
     machine,
     mvcc::{EncodedKeyValue, EventKind},

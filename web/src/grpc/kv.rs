@@ -3,11 +3,7 @@
 use super::{charged, convert};
 use crate::{
     front::{Consistency, Front},
-    proto::{
-        etcdserverpb as pb,
-        mvccpb::KeyValue,
-        served::etcdserverpb::kv_server::Kv,
-    },
+    proto::{etcdserverpb as pb, mvccpb::KeyValue, served::etcdserverpb::kv_server::Kv},
     raw,
     refusal::Fault,
     service::{Call, Charge, Charged, Service},
@@ -108,12 +104,7 @@ impl<F: Front> Service<F> {
         Ok((range, view))
     }
 
-    async fn read_txn(
-        &self,
-        txn: Txn,
-        consistency: Consistency,
-        call: &Call,
-    ) -> Result<(quorate_core::command::TxnReply, Charge), Fault> {
+    async fn read_txn(&self, txn: Txn, consistency: Consistency, call: &Call) -> Result<(quorate_core::command::TxnReply, Charge), Fault> {
         let view = self.front.view(consistency, call.context).await?;
         let bytes = |ops: &[Op]| ops.iter().map(|op| if let Op::Range(range) = op { view.range_bytes(range) } else { 0 }).sum::<u64>();
         let bytes = bytes(&txn.success).max(bytes(&txn.failure));

@@ -5,7 +5,7 @@ use crate::{refusal::Fault, service::Charge};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Request, Response};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
@@ -78,15 +78,6 @@ struct ChargedBody {
     rest: Bytes,
 }
 
-/// Bytes, and the charge that ends with them.
-struct ChargedBytes(Bytes, #[expect(dead_code, reason = "held for its drop")] Charge);
-
-impl AsRef<[u8]> for ChargedBytes {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
 impl http_body::Body for ChargedBody {
     type Data = Bytes;
     type Error = Status;
@@ -103,7 +94,7 @@ impl http_body::Body for ChargedBody {
         }
         let size = self.rest.len().min(FRAME_BYTES);
         let data = self.rest.split_to(size);
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(ChargedBytes(data, self.charge.clone()))))))
+        Poll::Ready(Some(Ok(Frame::data(self.charge.attach(data)))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -11,7 +11,9 @@ mod watch;
 use crate::{
     front::Front,
     proto::served::{
-        etcdserverpb::{cluster_server::ClusterServer, kv_server::KvServer, maintenance_server::MaintenanceServer, watch_server::WatchServer},
+        etcdserverpb::{
+            cluster_server::ClusterServer, kv_server::KvServer, maintenance_server::MaintenanceServer, watch_server::WatchServer,
+        },
         health::health_server::HealthServer,
     },
     refusal::Fault,

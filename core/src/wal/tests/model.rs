@@ -118,7 +118,15 @@ impl Life {
         let at = usize::try_from(index).unwrap() - 1;
         assert!(!found.is_empty());
         assert_eq!(found, self.durable.entries[at..at + found.len()]);
-        assert_eq!(self.planner.term(LogIndex(index)), Some(found[0].id.term));
+    }
+
+    fn check_terms(&self) {
+        let model = self.now();
+        let held = usize::try_from(self.planner.first().0).unwrap() - 1;
+        for entry in &model.entries[held.saturating_sub(1)..] {
+            assert_eq!(self.planner.term(entry.id.index), Some(entry.id.term), "of entry {}", entry.id);
+        }
+        assert_eq!(self.planner.end().index.0, model.end());
     }
 
     /// The write in the making, torn: a prefix of its operations, the last of them by sectors. Then recovery.
@@ -176,6 +184,7 @@ fn live(seed: u64) -> (u64, SegmentId) {
             }
             _ => life.something(),
         }
+        life.check_terms();
         let ids: Vec<u64> = life.disk.files.keys().map(|segment| segment.0).collect();
         assert!(ids.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{ids:?}");
     }

@@ -126,7 +126,7 @@ fn spares_beyond_the_setting_are_removed() {
     }
     assert!(disk.files.len() > 15);
     planner.release(LogIndex(39));
-    for index in 40..44 {
+    for index in 40..46 {
         planner.append(&Record::Entry(entry(1, index, 10)));
         write(&mut planner, &mut disk);
     }
