@@ -142,3 +142,65 @@ impl Fault {
         Answer { code, text: text.into(), v2 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{collections::BTreeSet, fmt::Write as _};
+
+    /// The refusal after this one; a new variant does not compile until it is in the chain.
+    fn next(refusal: &Refusal) -> Option<Refusal> {
+        Some(match refusal {
+            Refusal::EmptyKey => Refusal::KeyNotFound,
+            Refusal::KeyNotFound => Refusal::ValueProvided,
+            Refusal::ValueProvided => Refusal::LeaseProvided,
+            Refusal::LeaseProvided => Refusal::TooManyOps,
+            Refusal::TooManyOps => Refusal::DuplicateKey,
+            Refusal::DuplicateKey => Refusal::InvalidSortOption,
+            Refusal::InvalidSortOption => Refusal::Compacted,
+            Refusal::Compacted => Refusal::FutureRevision,
+            Refusal::FutureRevision => Refusal::LeaseNotFound,
+            Refusal::LeaseNotFound => Refusal::RequestTooLarge,
+            Refusal::RequestTooLarge => Refusal::MemberNotFound,
+            Refusal::MemberNotFound => Refusal::BadLeaderTransferee,
+            Refusal::BadLeaderTransferee => Refusal::NoSpace,
+            Refusal::NoSpace => Refusal::Corrupt,
+            Refusal::Corrupt => Refusal::NoLeader,
+            Refusal::NoLeader => Refusal::NotLeader,
+            Refusal::NotLeader => Refusal::LeaderChanged,
+            Refusal::LeaderChanged => Refusal::TooManyRequests,
+            Refusal::TooManyRequests => Refusal::Unhealthy,
+            Refusal::Unhealthy => Refusal::Stopped,
+            Refusal::Stopped => Refusal::TimedOut,
+            Refusal::TimedOut => Refusal::OutcomeUnknown,
+            Refusal::OutcomeUnknown => Refusal::StorageFailed,
+            Refusal::StorageFailed => return None,
+        })
+    }
+
+    fn all() -> impl Iterator<Item = Refusal> {
+        std::iter::successors(Some(Refusal::EmptyKey), next)
+    }
+
+    #[test]
+    fn every_refusal_has_its_code_and_text() {
+        let mut table = String::new();
+        for refusal in all() {
+            let answer = Fault::from(refusal).answer();
+            writeln!(table, "{:?} {} {} {}", answer.code, answer.http(), answer.v2, answer.text).expect("written");
+        }
+        insta::assert_snapshot!(table);
+    }
+
+    #[test]
+    fn only_refusals_that_mean_the_same_share_a_text() {
+        let texts: BTreeSet<_> = all().map(|refusal| Fault::from(refusal).answer().text).collect();
+        assert_eq!(texts.len(), all().count() - 1, "stopped and a failed store say the same, no others");
+    }
+
+    #[test]
+    fn a_status_tells_code_and_text() {
+        let status = Status::from(Fault::ReceivedTooLarge { bytes: 5, limit: 4 });
+        assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, "grpc: received message larger than max (5 vs. 4)"));
+    }
+}
