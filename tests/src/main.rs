@@ -1,6 +1,7 @@
 //! Judges real processes from outside: the same commands, requests, faults and benchmarks against etcd 3.7.1 and Quorate.
 
 mod compare;
+mod fuzz;
 mod normalise;
 mod peers;
 mod process;
@@ -23,6 +24,8 @@ enum Suite {
     Peers,
     /// Run the same etcdctl commands and JSON requests against both and compare output and exit codes byte for byte.
     Compare(compare::Options),
+    /// Send random requests, valid and not, to both and compare answers and errors.
+    Fuzz(fuzz::Options),
     /// Run etcd's own benchmark interleaved against both and print rates, percentiles, server CPU per operation and ratios.
     Ratios(ratios::Options),
 }
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
             true
         }),
         Suite::Compare(options) => compare::run(&options),
+        Suite::Fuzz(options) => fuzz::run(&options),
         Suite::Ratios(options) => ratios::run(&options),
     };
     match outcome {

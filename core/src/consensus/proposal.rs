@@ -134,16 +134,17 @@ impl Consensus {
             || last.saturating_sub(self.durability.durable().0) >= limits.unapplied_entries.saturating_mul(UNDURABLE_FACTOR)
     }
 
-    /// A refused request counts as seen too: a copy of the message must not append what its member was told is not.
+    /// A refused request counts as seen too: a copy of the message must not append what its member was told is not. A member that
+    /// led this term and does so no more says nothing: it may have appended an earlier copy, so to its sender this is unknown.
     pub(super) fn on_forward(&mut self, from: MemberId, proposals: Vec<Proposal>, out: &mut Vec<ConsensusEffect>) {
+        if proposals.iter().any(|proposal| proposal.request.member != from) {
+            return self.distrust(from, "forwards another member's proposals", out);
+        }
         let window_max = self.settings.limits.forward_window;
         let mut refused = Vec::new();
         let mut refusal = ForwardRefusal::NotLeader;
         for proposal in proposals {
-            let State::Leader(leader) = &mut self.state else {
-                refused.push(proposal.request);
-                continue;
-            };
+            let State::Leader(leader) = &mut self.state else { return };
             if !leader.windows.entry(proposal.request.member).or_default().admit(proposal.request, window_max) {
                 continue;
             }

@@ -6,12 +6,15 @@ use super::{Canceled, History, HubEffect, HubLimits, WatchEvent, WatchInput, Wat
 use crate::command::Refusal;
 use crate::mutant::{Mutant, planted};
 use crate::mvcc::{EncodedKeyValue, Event};
-use crate::types::{Monotonic, Now, Revision, StreamId, WatchId};
+use crate::types::{Monotonic, Now, Revision, RevisionId, StreamId, WatchId};
 use alloc::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
     vec::Vec,
 };
+
+/// The revision of a store that nothing was written to.
+const FRESH: Revision = Revision(1);
 
 /// On responses that speak for the whole stream, or for no watch at all.
 const NO_WATCH: WatchId = WatchId(-1);
@@ -332,21 +335,17 @@ impl<H: History> WatchHub<H> {
             cohort.cursor = cohort.cursor.max(stop);
             return 0;
         }
-        let Ok(mut events) = view.events(cohort.cursor, budget) else {
-            // Compacted beneath this view, so a newer one is on its way; or the store is broken, and the member about to stop.
-            self.is_stalled = view.compacted() <= cohort.cursor.next();
-            self.cancel_compacted(cohort, out);
-            return 0;
-        };
-        let read = events.len();
+        let slice = view.events(cohort.cursor, budget);
+        let read = slice.as_ref().map_or(0, Vec::len);
         // Only now is it known that nothing of the slice was compacted away while it was read.
         if self.cancel_compacted(cohort, out) {
             return read;
         }
-        let mut through = view.revision();
-        if read >= budget {
-            through = events.last().map_or(through, |event| event.id.main);
-        }
+        let Some((mut events, mut through)) = slice.ok().and_then(|events| self.whole(cohort.cursor, events, budget)) else {
+            // Compacted beneath this view, so a newer one is on its way; or the store is broken, and the member about to stop.
+            self.is_stalled = true;
+            return read;
+        };
         if through > stop {
             events.truncate(events.partition_point(|event| event.id.main <= stop));
             through = stop;
@@ -359,6 +358,21 @@ impl<H: History> WatchHub<H> {
             Err(_) => self.is_stalled = true,
         }
         read
+    }
+
+    /// A slice and where it ends, unless something of it is missing: each revision changes a key, so none may be left out. A view
+    /// that is held while newer ones come may read where rows were dropped, and its own floor does not say so.
+    fn whole(&self, after: Revision, events: Vec<Event>, budget: usize) -> Option<(Vec<Event>, Revision)> {
+        let mut last = RevisionId { main: after.max(FRESH), sub: u32::MAX };
+        for event in &events {
+            let follows = if event.id.main == last.main { last.sub.checked_add(1) == Some(event.id.sub) } else { event.id.sub == 0 };
+            if !follows || event.id.main > last.main.next() {
+                return None;
+            }
+            last = event.id;
+        }
+        let is_cut = events.len() >= budget && !events.is_empty();
+        (is_cut || last.main == self.view.revision()).then_some((events, last.main))
     }
 
     /// Cancels the members of a cohort whose next revision is below the floor. Says whether the cohort's own was.

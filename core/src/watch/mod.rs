@@ -14,7 +14,8 @@
 //! Watches at the same revision form a [`cohort`](self): its events are read once, matched by key, and shared. The head cohort
 //! advances with each published view; a lagging one reads history in slices, one slice per turn, and on its way takes along
 //! the cohorts it passes. A slice is read first and the compaction floor looked at again afterwards: if it passed the slice's
-//! start, the slice may have holes, and its watches are cancelled as compacted.
+//! start, the slice may have holes, and its watches are cancelled as compacted. A slice that has holes all the same was read from
+//! a view whose rows are gone by now: it is thrown away, and the next view says where the floor is.
 //!
 //! The guarantees, and what gives them: *ordered* and *unique*, because a watch has one cursor that only grows; *reliable*,
 //! because a cursor moves only past events that were handed out; *atomic*, because slices and responses end between revisions;

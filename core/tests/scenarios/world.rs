@@ -326,8 +326,11 @@ impl World {
     pub fn resume_disk(&mut self, id: u64) {
         let member = self.members.get_mut(&id).unwrap();
         member.disk_stalled = false;
-        for event in std::mem::take(&mut member.stalled) {
-            self.enqueue(FSYNC, event);
+        let mut stalled = std::mem::take(&mut member.stalled);
+        // Writes become durable in order, also those that the stall caught on their way.
+        stalled.sort_by_key(|event| if let Event::Durable { number, .. } = event { number.0 } else { 0 });
+        for event in stalled {
+            self.write(id, event);
         }
     }
 

@@ -364,3 +364,34 @@ fn a_store_that_cannot_be_read_makes_nobody_miss_anything() {
     assert_eq!(lines(&world.publish()), NOTHING);
     assert_eq!(sorted(&world.settle()), ["0@4 [a=z@4 after a=x@2]", "0@5 [a=1@5 after a=z@4]", "1@5 [a=1@5]"]);
 }
+
+#[test]
+fn a_slice_with_a_hole_is_not_handed_out_and_the_next_view_says_why() {
+    for dropped in [2, 3, 4] {
+        let mut log = with_history().log;
+        log.dropped = Some(Revision(dropped));
+        let mut world = World::on(log, roomy());
+        world.create(from(2, range("a", "c")));
+        assert_eq!(lines(&world.settle()), NOTHING, "without revision {dropped}");
+        world.log.compact(Revision(dropped + 1));
+        world.log.put("a", "1");
+        world.log.dropped = None;
+        assert_eq!(lines(&world.publish()), NOTHING);
+        assert_eq!(lines(&world.settle()), [format!("0@0 canceled Compacted(Revision({}))", dropped + 1)]);
+    }
+}
+
+#[test]
+fn a_transaction_with_a_hole_is_not_handed_out() {
+    let mut world = World::new(roomy());
+    world.create(range("a", "z"));
+    world.log.txn(&[("a", Some("1")), ("b", Some("2")), ("c", Some("3"))]);
+    for sub in 0..2 {
+        let whole = world.log.all();
+        world.log.forget(sub);
+        assert_eq!(lines(&world.publish()), NOTHING, "without change {sub}");
+        world.log.restore(whole);
+    }
+    assert_eq!(lines(&world.publish()), NOTHING, "in turn");
+    assert_eq!(lines(&world.settle()), ["0@2 [a=1@2, b=2@2, c=3@2]"]);
+}

@@ -21,6 +21,8 @@ pub struct Log {
     floor: Arc<AtomicI64>,
     /// The floor is raised to here while events are being read.
     pub raised_by_read: Option<Revision>,
+    /// Rows of this revision are gone, although the floor does not say so.
+    pub dropped: Option<Revision>,
     pub is_broken: bool,
     pub reads: Arc<AtomicUsize>,
     /// How many events the greatest read returned.
@@ -34,6 +36,7 @@ impl Log {
             revision: Revision(1),
             floor: Arc::new(AtomicI64::new(-1)),
             raised_by_read: None,
+            dropped: None,
             is_broken: false,
             reads: Arc::default(),
             greatest_read: Arc::default(),
@@ -66,6 +69,15 @@ impl Log {
         self.floor = Arc::new(AtomicI64::new(floor.0));
     }
 
+    /// Loses one change of every revision.
+    pub fn forget(&mut self, sub: u32) {
+        self.events.lock().expect("no test panics with it").retain(|event| event.id.sub != sub);
+    }
+
+    pub fn restore(&mut self, events: Vec<Event>) {
+        *self.events.lock().expect("no test panics with it") = events;
+    }
+
     pub fn all(&self) -> Vec<Event> {
         self.events.lock().expect("no test panics with it").clone()
     }
@@ -90,7 +102,9 @@ impl History for Log {
         }
         let events = self.events.lock().expect("no test panics with it");
         let mut found: Vec<Event> = Vec::new();
-        for event in events.iter().filter(|event| after < event.id.main && event.id.main <= self.revision) {
+        for event in
+            events.iter().filter(|event| after < event.id.main && event.id.main <= self.revision && Some(event.id.main) != self.dropped)
+        {
             if found.len() >= limit && found.last().is_some_and(|last| last.id.main != event.id.main) {
                 break;
             }

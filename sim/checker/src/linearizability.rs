@@ -21,7 +21,7 @@ use crate::violation::{Property, Violation};
 /// Revisions replayed in vain before the search for the order of unseen operations is given up.
 const SEARCH_STEPS_MAX: u64 = 5_000_000;
 /// How many revisions after the last one that was answered are considered to explain a refusal.
-const UNSEEN_TAIL_MAX: usize = 4;
+const UNSEEN_TAIL_MAX: usize = 8;
 
 /// What the check found out.
 #[derive(Debug)]
@@ -221,7 +221,7 @@ impl<'a> Replay<'a> {
             Some(writer) => vec![writer],
             None => {
                 let seen = self.ranks.seen[slot(revision)];
-                self.evidence.candidates(&self.order.model, seen, |index| self.used[index])
+                self.evidence.candidates(&self.order.model, self.floor.0, seen, |index| self.used[index])
             }
         };
         let Some(writer) = candidates.pop() else { return Err(self.nobody_made(revision)) };

@@ -124,25 +124,30 @@ impl<'a> Sweep<'a> {
             }
             (*floor, *by) = (highest.0, highest.1.unwrap_or(*by));
         }
-        for (operation, rank) in self.history.operations.iter().zip(&self.ranks) {
-            let (Some(rank), Some(response)) = (rank, operation.response()) else { continue };
-            let before = refused.partition_point(|(latest, _, _)| latest < rank);
+        for (index, rank) in self.ranks.iter().enumerate() {
+            let before = rank.map_or(0, |rank| refused.partition_point(|(latest, _, _)| *latest < rank));
             if let Some(&(_, floor, by)) = before.checked_sub(1).map(|last| &refused[last]) {
-                self.check_floor(operation, response, (floor, Some(by)))?;
+                self.check_floor(index, (floor, Some(by)))?;
             }
         }
         Ok(())
     }
 
-    fn check_floor(&self, operation: &Operation<'_>, response: &Response, (floor, by): Bound) -> Checked {
-        let below = match operation.request {
-            Request::Compact { revision } => *revision <= floor,
-            request => oldest_read(request, response).is_some_and(|oldest| oldest < floor),
+    /// An operation that comes after `floor` was compacted needed nothing below it.
+    fn check_floor(&self, index: usize, (floor, by): Bound) -> Checked {
+        let operation = &self.history.operations[index];
+        let below = match (operation.request, operation.response()) {
+            (Request::Compact { revision }, _) => *revision <= floor,
+            (request, Some(response)) => oldest_read(request, response).is_some_and(|oldest| oldest < floor),
+            (request, None) => {
+                let before = self.ranks[index].expect("only ranked operations are judged") / 2 - 1;
+                self.order.model.evaluate(request, before, floor).is_err()
+            }
         };
         if below {
             let (ids, by) = self.name(operation, by);
             let text = format!("{operation} succeeded although everything below {floor} must have been compacted before, by {by}");
-            return Err(Violation::new(Property::Compaction, ids, Some(response.revision()), text));
+            return Err(Violation::new(Property::Compaction, ids, self.ranks[index].map(|rank| rank / 2), text));
         }
         Ok(())
     }
@@ -155,8 +160,7 @@ impl<'a> Sweep<'a> {
         if rank < self.rank.0 {
             return Err(self.overtaken(operation, self.rank, rank));
         }
-        let Some(response) = operation.response() else { return Ok(()) };
-        self.check_floor(operation, response, self.floor)
+        self.check_floor(index, self.floor)
     }
 
     fn on_return(&mut self, index: usize) -> Checked {
@@ -231,7 +235,8 @@ impl<'a> Sweep<'a> {
             let rank = self.history.operations[index].rank().expect("acknowledged");
             (revision, index, rank)
         });
-        let unknown = self.unknown_compactions.iter().filter(|(revision, _)| *revision > harmless).map(|&(revision, index)| {
+        let newest = self.order.model.revision();
+        let unknown = self.unknown_compactions.iter().filter(|(revision, _)| *revision > harmless && *revision <= newest).map(|&(revision, index)| {
             let lower = self.at_call[index].0.0;
             (revision, index, lower.max(2 * revision.max(FIRST_REVISION) + 1))
         });

@@ -2,7 +2,7 @@
 
 use crate::history::{Delivery, Event, KeyValue, OpId, Request, Response, Value, Watch};
 use crate::linearizability::slot;
-use crate::model::{Change, Model, NEVER_COMPACTED};
+use crate::model::{Change, Model};
 use crate::operation::{History, Operation, Place, short};
 use std::collections::HashMap;
 
@@ -73,7 +73,7 @@ impl<'a> Evidence<'a> {
     }
 
     /// Who may have made the revision after the model's, in the order of preference from the last to the first.
-    pub(crate) fn candidates(&self, model: &Model, seen: Place, used: impl Fn(usize) -> bool) -> Vec<usize> {
+    pub(crate) fn candidates(&self, model: &Model, floor: i64, seen: Place, used: impl Fn(usize) -> bool) -> Vec<usize> {
         let revision = model.revision() + 1;
         let mut found: Vec<usize> = Vec::new();
         for &index in &self.unknown {
@@ -83,7 +83,7 @@ impl<'a> Evidence<'a> {
             if !open || found.iter().any(|&other| self.operations[other].request == operation.request) {
                 continue;
             }
-            let evaluation = model.evaluate(operation.request, model.revision(), NEVER_COMPACTED);
+            let evaluation = model.evaluate(operation.request, model.revision(), floor);
             if evaluation.is_ok_and(|evaluation| self.fits(revision, &evaluation.changes)) {
                 found.push(index);
             }
