@@ -96,8 +96,6 @@ impl Config {
         let wal_dir = Some(given.text("wal-dir")).filter(|directory| !directory.is_empty()).map(PathBuf::from);
         let listen_client_urls = listen_urls(given, "listen-client-urls")?;
         let listen_peer_urls = listen_urls(given, "listen-peer-urls")?;
-        let listen_metrics_urls =
-            if given.text("listen-metrics-urls").is_empty() { Vec::new() } else { listen_urls(given, "listen-metrics-urls")? };
         if given.is_set("listen-client-urls") && !given.is_set("advertise-client-urls") {
             return Err("--advertise-client-urls is required when --listen-client-urls is set explicitly".into());
         }

@@ -213,8 +213,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Worker<T> {
     async fn start(served: Served) -> Result<Self, ()> {
         let front = served.front();
         let app = App::new().configure(configure_http(front.clone(), &served.surface));
-        let app = map_config(app.into_factory(), |(): &()| AppConfig::default());
-        let factory = HttpService::build().finish::<_, _, actix_web::body::BoxBody>(app);
+        let app = map_config(app.into_factory(), |()| AppConfig::default());
+        let factory = HttpService::build().finish::<_, actix_web::body::BoxBody>(app);
         let service = factory.new_service(()).await.map_err(|()| tracing::error!(target: "quorate", "the HTTP service did not start"))?;
         let service = Rc::new(service);
         let http1: Http1<T> = Rc::new(move |io, address| {

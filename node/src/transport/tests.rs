@@ -60,7 +60,12 @@ fn configuration(sides: &[&Side]) -> Configuration {
 }
 
 fn heartbeat(from: u64, to: u64, round: u64) -> Envelope {
-    Envelope { from: MemberId(from), to: MemberId(to), term: Term(1), message: Message::Heartbeat { commit: LogIndex(0), round } }
+    Envelope {
+        from: MemberId(from),
+        to: MemberId(to),
+        term: Term(1),
+        message: Message::Heartbeat { commit: LogIndex(0), replicated: LogIndex(0), round },
+    }
 }
 
 /// Sends until one arrives: what is queued before the connection stands is dropped.
