@@ -13,6 +13,8 @@ pub enum ClusterState {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogFormat {
+    /// JSON, but lines for people on a terminal.
+    Default,
     Json,
     Console,
 }
@@ -39,7 +41,6 @@ pub struct Config {
     pub wal_dir: Option<PathBuf>,
     pub listen_client_urls: Vec<Url>,
     pub listen_peer_urls: Vec<Url>,
-    pub listen_metrics_urls: Vec<Url>,
     pub advertise_client_urls: Vec<Url>,
     pub advertise_peer_urls: Vec<Url>,
     /// The members of `--initial-cluster` by name, each with its sorted peer URLs.
@@ -95,8 +96,6 @@ impl Config {
         let wal_dir = Some(given.text("wal-dir")).filter(|directory| !directory.is_empty()).map(PathBuf::from);
         let listen_client_urls = listen_urls(given, "listen-client-urls")?;
         let listen_peer_urls = listen_urls(given, "listen-peer-urls")?;
-        let listen_metrics_urls =
-            if given.text("listen-metrics-urls").is_empty() { Vec::new() } else { listen_urls(given, "listen-metrics-urls")? };
         if given.is_set("listen-client-urls") && !given.is_set("advertise-client-urls") {
             return Err("--advertise-client-urls is required when --listen-client-urls is set explicitly".into());
         }
@@ -115,7 +114,6 @@ impl Config {
             wal_dir,
             listen_client_urls,
             listen_peer_urls,
-            listen_metrics_urls,
             advertise_client_urls,
             advertise_peer_urls,
             initial_cluster,
@@ -240,6 +238,7 @@ fn log_settings(given: &Given) -> Result<LogSettings, String> {
         other => return Err(format!("unrecognized level: {other:?} (--log-level takes debug, info, warn, error, panic, fatal)")),
     };
     let format = match given.text("log-format") {
+        _ if !given.is_set("log-format") => LogFormat::Default,
         "json" => LogFormat::Json,
         "console" => LogFormat::Console,
         other => return Err(format!("unknown log format {other:?} (--log-format takes json, console)")),

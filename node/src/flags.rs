@@ -83,10 +83,10 @@ pub const FLAGS: &[Flag] = &[
     served(LOGS, "log-format", "json", "json or console"),
     served(LOGS, "logger", "zap", "Only \"zap\" is known"),
     served(LOGS, "metrics", "basic", "basic or extensive"),
-    served(LOGS, "listen-metrics-urls", "", "Where /metrics and /health are served as well"),
     switch(LOGS, "enable-grpc-gateway", "true", "Serve JSON under /v3/"),
     // Parts that are not served yet.
     later("listen-client-http-urls", ""),
+    later("listen-metrics-urls", ""),
     later("auto-compaction-retention", "0"),
     later("auto-compaction-mode", "periodic"),
     later("config-file", ""),

@@ -22,10 +22,10 @@ use tracing_subscriber::{
 ///
 /// # Errors
 /// A log file that does not open, or logging that was started before.
-pub fn start(settings: &LogSettings, format_given: bool) -> Result<(), String> {
+pub fn start(settings: &LogSettings) -> Result<(), String> {
     let sink = Sink::open(&settings.outputs)?;
     let to_terminal = settings.outputs == [LogOutput::Stderr] && io::stderr().is_terminal();
-    let console = settings.format == LogFormat::Console || (!format_given && to_terminal);
+    let console = settings.format == LogFormat::Console || (settings.format == LogFormat::Default && to_terminal);
     let level = tracing_subscriber::filter::LevelFilter::from_level(settings.level);
     // Libraries speak up only when something is wrong.
     let filter = tracing_subscriber::filter::Targets::new().with_default(level.min(Level::WARN.into())).with_target("quorate", level);

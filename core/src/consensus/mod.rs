@@ -284,6 +284,15 @@ impl Consensus {
         }
     }
 
+    /// Whom a leader should hand over to: the voter that is furthest, of equals the one heard last. `None` if this member does not
+    /// lead, or votes alone.
+    #[must_use]
+    pub fn successor(&self) -> Option<MemberId> {
+        let State::Leader(leader) = &self.state else { return None };
+        let voters = leader.peers.iter().filter(|(peer, _)| self.configuration().voters.contains(peer));
+        voters.max_by_key(|(_, progress)| (progress.matched, progress.heard)).map(|(peer, _)| *peer)
+    }
+
     /// The configuration in force: the last in the log, committed or not (Raft §6).
     #[must_use]
     pub fn configuration(&self) -> &Configuration {

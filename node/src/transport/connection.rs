@@ -196,7 +196,8 @@ pub(super) async fn accept(transport: Transport, listener: TcpListener) {
 async fn serve(transport: &Transport, mut stream: TcpStream, stranger: tokio::sync::OwnedSemaphorePermit) -> Result<(), End> {
     stream.set_nodelay(true)?;
     let mut buffer = BytesMut::new();
-    let hello = timeout(HELLO_TIMEOUT, read_hello(&mut stream, &mut buffer)).await.map_err(|_| End::Foreign("said nothing for too long"))??;
+    let hello =
+        timeout(HELLO_TIMEOUT, read_hello(&mut stream, &mut buffer)).await.map_err(|_| End::Foreign("said nothing for too long"))??;
     let settings = &transport.0.settings;
     let judged = if hello.to == settings.member {
         transport.0.registry.judge(&hello.from, (settings.started)(hello.from.member), Instant::now())
@@ -218,7 +219,9 @@ async fn serve(transport: &Transport, mut stream: TcpStream, stranger: tokio::sy
     let end = receive(transport, &mut stream, &mut buffer, &hello.from).await;
     transport.0.registry.closed(member, process);
     match end {
-        End::Closed | End::Io(_) => tracing::info!(target: "quorate", remote_peer_id = %member, channel = ?hello.channel, "peer connection ended"),
+        End::Closed | End::Io(_) => {
+            tracing::info!(target: "quorate", remote_peer_id = %member, channel = ?hello.channel, "peer connection ended")
+        }
         other => {
             tracing::warn!(target: "quorate", remote_peer_id = %member, error = %other, "rejected connection on peer endpoint");
         }

@@ -105,7 +105,12 @@ mod tests {
     };
 
     fn heartbeat(round: u64) -> Envelope {
-        Envelope { from: MemberId(1), to: MemberId(2), term: Term(1), message: Message::Heartbeat { commit: LogIndex(0), round } }
+        Envelope {
+            from: MemberId(1),
+            to: MemberId(2),
+            term: Term(1),
+            message: Message::Heartbeat { commit: LogIndex(0), replicated: LogIndex(0), round },
+        }
     }
 
     fn forward(bytes: usize) -> Envelope {
