@@ -117,7 +117,9 @@ pub enum Op {
 }
 
 /// If all compares hold (on the state before the txn) `success`, else `failure`, in order, as one revision.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+///
+/// Stored flat, see [`flat_txn`]: reading one from bytes takes no stack, however deep they say it is.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Txn {
     pub compare: Vec<Compare>,
     pub success: Vec<Op>,
@@ -167,6 +169,9 @@ pub struct Member {
     pub client_urls: Vec<String>,
     pub is_learner: bool,
 }
+
+mod flat_txn;
+pub use flat_txn::TXN_DEPTH_MAX;
 
 /// The answer to a [`Command`], given by the member that took it, from its own apply.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -1,0 +1,104 @@
+//! The small rows of [`Table::Meta`]: what the machine knows beside key-values, written behind in the same batches.
+
+use crate::command::{Alarm, MemberAttributes};
+use crate::consensus::Configuration;
+use crate::mvcc::hash::Chain;
+use crate::storage::{ReadFailed, StateReader, Table, WriteBatch};
+use crate::types::{LogId, MemberId, Revision, RevisionId};
+use crate::{codec, codec::FrameError};
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    format,
+    vec::Vec,
+};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// Version of the rows' frames.
+const ROW_VERSION: u8 = 1;
+/// Version of the state store as a whole: which tables there are and what their keys mean.
+const STATE_FORMAT: u32 = 1;
+
+const FORMAT: &[u8] = b"format";
+const APPLIED: &[u8] = b"applied";
+const FLOOR: &[u8] = b"floor";
+const SWEPT: &[u8] = b"swept";
+const CONFIGURATION: &[u8] = b"configuration";
+const ATTRIBUTES: &[u8] = b"members";
+const ALARMS: &[u8] = b"alarms";
+
+/// How far the store is. In every batch.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Applied {
+    pub applied: LogId,
+    pub revision: Revision,
+    /// The divergence chain: a hash over every entry applied and what it wrote.
+    pub chain: Chain,
+}
+
+impl Applied {
+    pub fn write(&self, batch: &mut WriteBatch) {
+        write(APPLIED, self, batch);
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Tables {
+    pub has_format: bool,
+    pub applied: Applied,
+    pub floor: Revision,
+    pub swept: RevisionId,
+    pub configuration: Option<Configuration>,
+    pub attributes: BTreeMap<MemberId, MemberAttributes>,
+    pub alarms: BTreeSet<Alarm>,
+}
+
+impl Tables {
+    pub fn load<R: StateReader>(reader: &R) -> Result<Self, ReadFailed> {
+        let format: Option<u32> = read(reader, FORMAT)?;
+        if let Some(found) = format.filter(|found| *found > STATE_FORMAT) {
+            return Err(ReadFailed(format!("format {found} is newer than {STATE_FORMAT}, the newest known here")));
+        }
+        let fresh = Applied { applied: LogId::default(), revision: Revision(1), chain: Chain::default() };
+        Ok(Self {
+            has_format: format.is_some(),
+            applied: read(reader, APPLIED)?.unwrap_or(fresh),
+            floor: read(reader, FLOOR)?.unwrap_or(Revision(-1)),
+            swept: read(reader, SWEPT)?.unwrap_or_default(),
+            configuration: read(reader, CONFIGURATION)?,
+            attributes: read(reader, ATTRIBUTES)?.unwrap_or_default(),
+            alarms: read(reader, ALARMS)?.unwrap_or_default(),
+        })
+    }
+}
+
+pub(super) fn write_format(batch: &mut WriteBatch) {
+    write(FORMAT, &STATE_FORMAT, batch);
+}
+pub(super) fn write_floor(floor: Revision, batch: &mut WriteBatch) {
+    write(FLOOR, &floor, batch);
+}
+pub(super) fn write_swept(swept: RevisionId, batch: &mut WriteBatch) {
+    write(SWEPT, &swept, batch);
+}
+pub(super) fn write_configuration(configuration: &Configuration, batch: &mut WriteBatch) {
+    write(CONFIGURATION, configuration, batch);
+}
+pub(super) fn write_attributes(attributes: &BTreeMap<MemberId, MemberAttributes>, batch: &mut WriteBatch) {
+    write(ATTRIBUTES, attributes, batch);
+}
+pub(super) fn write_alarms(alarms: &BTreeSet<Alarm>, batch: &mut WriteBatch) {
+    write(ALARMS, alarms, batch);
+}
+
+fn write<T: Serialize>(key: &'static [u8], row: &T, batch: &mut WriteBatch) {
+    let mut out = Vec::new();
+    codec::encode(ROW_VERSION, row, &mut out);
+    batch.put(Table::Meta, Bytes::from_static(key), out.into());
+}
+
+fn read<R: StateReader, T: DeserializeOwned>(reader: &R, key: &[u8]) -> Result<Option<T>, ReadFailed> {
+    let Some(stored) = reader.get(Table::Meta, key)? else { return Ok(None) };
+    let named = |error: FrameError| ReadFailed(format!("row {:?}: {error}", key.escape_ascii()));
+    codec::decode(ROW_VERSION, &stored, stored.len()).map(|(row, _)| Some(row)).map_err(named)
+}

@@ -1,0 +1,75 @@
+//! Compaction in slices: rows of the recent generation below the floor either settle or are let go.
+//!
+//! F is the floor, in the log. The sweep walks revisions up to F - 1 (a watch may still start at F itself). A row that is its
+//! key's newest at F moves to the settled generation, a tombstone in that place takes the key out of it, and everything else is
+//! garbage. Rows leave the recent generation as whole tables, once a sync covers the move (`Retire`).
+
+use super::index::KeyRecord;
+use super::row::Row;
+use super::store::{Store, after};
+use crate::storage::{Direction, ReadFailed, StateReader, Table, WriteBatch, parse_recent_key, recent_key};
+use crate::types::{Revision, RevisionId};
+use alloc::{format, vec::Vec};
+use bytes::Bytes;
+use core::ops::ControlFlow;
+
+/// Sweeps on from `swept` through at most `limit` rows with revisions up to `through`, which the store's reader must have whole.
+/// Says how far it came.
+pub(crate) fn sweep<R: StateReader>(
+    store: &mut Store<R>,
+    swept: RevisionId,
+    through: Revision,
+    limit: usize,
+    batch: &mut WriteBatch,
+) -> Result<RevisionId, ReadFailed> {
+    let mut slice: Vec<(RevisionId, Row)> = Vec::new();
+    let mut failed = None;
+    let (from, to) = (recent_key(after(swept)), recent_key(RevisionId { main: through.next(), sub: 0 }));
+    store.reader.scan(Table::Recent, &from, &to, Direction::Forward, &mut |key, stored| {
+        let Some(found) = parse_recent_key(key).zip(Row::parse(stored)) else {
+            failed = Some(ReadFailed(format!("recent row {key:?} is malformed")));
+            return ControlFlow::Break(());
+        };
+        slice.push(found);
+        if slice.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    if let Some(failed) = failed {
+        return Err(failed);
+    }
+    for (id, row) in &slice {
+        sweep_row(store, *id, row, batch);
+    }
+    let whole = slice.len() < limit;
+    let last = slice.last().map(|(id, _)| *id).filter(|_| !whole);
+    Ok(last.unwrap_or(RevisionId { main: through, sub: u32::MAX }))
+}
+
+fn sweep_row<R: StateReader>(store: &mut Store<R>, id: RevisionId, row: &Row, batch: &mut WriteBatch) {
+    let floor = store.floor;
+    let key = row.parts().key;
+    let settled_key = || Bytes::copy_from_slice(key);
+    let Some(record) = store.index.get(key) else { return };
+    if record.at(floor).is_none_or(|newest| newest.id != id) {
+        // Superseded at the floor. Its settled predecessor, if any, goes when the sweep reaches the successor.
+        forget(store, key, id);
+    } else if !row.is_delete() {
+        batch.put(Table::Settled, settled_key(), row.stored().clone());
+        if record.has_before(id) {
+            store.index.update(key, |record| record.forget_before(id));
+        }
+    } else {
+        // Everything older that the index still has is settled: what was garbage has been forgotten on the way here.
+        if record.has_before(id) {
+            batch.delete(Table::Settled, settled_key());
+            store.index.update(key, |record| record.forget_before(id));
+        }
+        forget(store, key, id);
+    }
+}
+
+fn forget<R: StateReader>(store: &mut Store<R>, key: &[u8], id: RevisionId) {
+    let left: Option<bool> = store.index.update(key, |record: &mut KeyRecord| record.forget(id));
+    if left == Some(false) {
+        store.index.remove(key);
+    }
+}

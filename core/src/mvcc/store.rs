@@ -1,0 +1,342 @@
+//! ⑦ The key-values of one instant: index, recent rows, and the state store for what left memory.
+
+use super::index::{Index, Key, KeyRecord, Version};
+use super::row::{Parts, Row};
+use super::tree::{Measure, Sum, Tree};
+use super::{EncodedKeyValue, Event, EventKind};
+use crate::command::{KeyRange, Refusal};
+use crate::storage::{Direction, ReadFailed, StateReader, Table, parse_recent_key, recent_key};
+use crate::types::{LeaseId, Revision, RevisionId};
+use alloc::{format, vec::Vec};
+use bytes::Bytes;
+use core::ops::ControlFlow;
+
+/// Above so many rows of neighbouring keys, scanning the settled generation is cheaper than asking for each.
+const SCAN_FROM_ROWS: usize = 8;
+
+impl Measure for Row {
+    fn measure(&self) -> Sum {
+        Sum { count: 1, bytes: self.len() as u64 }
+    }
+}
+
+/// All of it is immutable once cloned: the machine goes on with its own, readers keep theirs.
+#[derive(Clone, Debug)]
+pub(crate) struct Store<R: StateReader> {
+    pub index: Index,
+    /// Every row from `recent_from` on, persisted or not: the values in memory, and the log of events.
+    recent: Tree<RevisionId, Row>,
+    recent_from: RevisionId,
+    pub reader: R,
+    /// The last change swept as `reader` has it: versions through here are asked for in the settled generation.
+    pub swept: RevisionId,
+    /// The newest revision.
+    pub revision: Revision,
+    /// F: the compaction floor; -1 before the first compaction.
+    pub floor: Revision,
+}
+
+/// What is owed for a key that was found: where its row is.
+pub(crate) type Found<'a> = (&'a Key, &'a Version);
+
+impl<R: StateReader> Store<R> {
+    pub fn new(reader: R) -> Self {
+        Self {
+            index: Index::default(),
+            recent: Tree::default(),
+            recent_from: RevisionId::default(),
+            reader,
+            swept: RevisionId::default(),
+            revision: Revision(1),
+            floor: Revision(-1),
+        }
+    }
+
+    /// Fills the index: settled rows in key order, then recent ones in revision order. Their values stay where they are.
+    pub fn load(&mut self) -> Result<(), ReadFailed> {
+        let mut failed = None;
+        let mut settled: Vec<(Key, KeyRecord)> = Vec::new();
+        self.reader.scan(Table::Settled, &[], &[], Direction::Forward, &mut |key, stored| {
+            let Some(row) = Row::parse(stored).filter(|row| !row.is_delete() && row.parts().key == key) else {
+                failed = Some(ReadFailed(format!("settled row {key:?} is malformed")));
+                return ControlFlow::Break(());
+            };
+            settled.push((key.into(), KeyRecord::new(version_of(&row, 0))));
+            ControlFlow::Continue(())
+        })?;
+        if let Some(failed) = failed {
+            return Err(failed);
+        }
+        self.index = Tree::from_sorted(settled);
+        let from = recent_key(after(self.swept));
+        let Self { index, reader, revision, .. } = self;
+        reader.scan(Table::Recent, &from, &[], Direction::Forward, &mut |key, stored| {
+            let parsed = parse_recent_key(key).zip(Row::parse(stored)).filter(|(id, _)| id.main <= *revision);
+            let Some((id, row)) = parsed.filter(|(id, row)| row.parts().modified == id.main) else {
+                failed = Some(ReadFailed(format!("recent row {key:?} is malformed")));
+                return ControlFlow::Break(());
+            };
+            add_version(index, row.parts().key, version_of(&row, id.sub));
+            ControlFlow::Continue(())
+        })?;
+        self.recent_from = RevisionId { main: self.revision.next(), sub: 0 };
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Adds a version of `key`. Returns its row for the state store.
+    pub fn put(&mut self, id: RevisionId, key: &[u8], value: &[u8], lease: LeaseId) -> Row {
+        let previous = self.index.get(key).and_then(KeyRecord::live);
+        let (create, number) = previous.map_or((id.main, 1), |version| (version.create, version.number + 1));
+        let row = Row::put(&Parts { key, create, modified: id.main, version: number, value, lease });
+        self.add(id, key, Version { id, length: kv_len(&row), create, number, lease }, &row);
+        row
+    }
+
+    /// Adds a tombstone to an existing key. Returns its row for the state store.
+    pub fn delete(&mut self, id: RevisionId, key: &[u8]) -> Row {
+        let row = Row::delete(key, id.main);
+        self.add(id, key, version_of(&row, id.sub), &row);
+        row
+    }
+
+    fn add(&mut self, id: RevisionId, key: &[u8], version: Version, row: &Row) {
+        self.recent.insert(id, row.clone());
+        add_version(&mut self.index, key, version);
+        self.revision = id.main;
+    }
+
+    /// Lets go of the oldest rows in memory beyond `bytes`, but of none after `persisted`, which `reader` may not have.
+    pub fn evict(&mut self, bytes: usize, persisted: Revision) {
+        let mut over = self.recent.sum().bytes.saturating_sub(bytes as u64);
+        let mut from = None;
+        for (id, row) in self.recent.range::<RevisionId>(None, None) {
+            if over == 0 || id.main > persisted {
+                break;
+            }
+            over = over.saturating_sub(row.len() as u64);
+            from = Some(after(*id));
+        }
+        if let Some(from) = from {
+            self.recent.trim_below(&from);
+            self.recent_from = from;
+        }
+    }
+
+    /// The revision that a request for `asked` reads at.
+    pub fn readable(&self, asked: Revision) -> Result<Revision, Refusal> {
+        if asked > self.revision {
+            Err(Refusal::FutureRevision)
+        } else if asked.0 <= 0 {
+            Ok(self.revision)
+        } else if asked < self.floor {
+            Err(Refusal::Compacted)
+        } else {
+            Ok(asked)
+        }
+    }
+
+    /// Keys of an interval that exist at `revision`, ascending or descending.
+    pub fn find<'a>(&'a self, interval: &'a Interval<'a>, revision: Revision, direction: Direction) -> impl Iterator<Item = Found<'a>> {
+        let (forward, backward) = match direction {
+            Direction::Forward => (Some(self.index.range(Some(interval.start()), interval.end())), None),
+            Direction::Backward => (None, Some(self.index.range_back(Some(interval.start()), interval.end()))),
+        };
+        let newest = revision >= self.revision;
+        let seen = move |(key, record): (&'a Key, &'a KeyRecord)| {
+            let version = if newest { record.live() } else { record.live_at(revision) };
+            version.map(|version| (key, version))
+        };
+        forward.into_iter().flatten().chain(backward.into_iter().flatten()).filter_map(seen)
+    }
+
+    /// How many keys of an interval exist at `revision`.
+    pub fn count(&self, interval: &Interval<'_>, revision: Revision) -> u64 {
+        if revision >= self.revision {
+            return self.measure(interval).count;
+        }
+        self.find(interval, revision, Direction::Forward).count() as u64
+    }
+
+    /// Count and encoded bytes of the keys of an interval at the newest revision.
+    pub fn measure(&self, interval: &Interval<'_>) -> Sum {
+        match interval.single() {
+            Some(key) => self.index.get(key).map_or_else(Sum::default, Measure::measure),
+            None => self.index.measure(Some(interval.start()), interval.end()),
+        }
+    }
+
+    /// The row of a version.
+    pub fn row(&self, key: &[u8], version: &Version) -> Result<Row, ReadFailed> {
+        if let Some(row) = self.recent.get(&version.id) {
+            return Ok(row.clone());
+        }
+        let stored = if version.id > self.swept {
+            self.reader.get(Table::Recent, &recent_key(version.id))?
+        } else {
+            self.reader.get(Table::Settled, key)?
+        };
+        stored
+            .and_then(Row::parse)
+            .filter(|row| row.parts().modified == version.id.main)
+            .ok_or_else(|| ReadFailed(format!("the row of revision {} is missing", version.id)))
+    }
+
+    /// The key-values of versions found. `neighbours`: they are all those of one interval in ascending key order.
+    pub fn rows(&self, found: &[Found<'_>], neighbours: bool) -> Result<Vec<EncodedKeyValue>, ReadFailed> {
+        let settled = |version: &Version| version.id <= self.swept && self.recent.get(&version.id).is_none();
+        if neighbours && found.len() >= SCAN_FROM_ROWS {
+            let far = found.iter().filter(|(_, version)| settled(version)).count();
+            if far >= SCAN_FROM_ROWS && far * 4 >= found.len() {
+                return self.rows_by_scan(found);
+            }
+        }
+        found.iter().map(|(key, version)| self.row(key, version).map(Row::into_kv)).collect()
+    }
+
+    fn rows_by_scan(&self, found: &[Found<'_>]) -> Result<Vec<EncodedKeyValue>, ReadFailed> {
+        let (Some((first, _)), Some((last, _))) = (found.first(), found.last()) else { return Ok(Vec::new()) };
+        let end = successor(last);
+        let mut rows = Vec::with_capacity(found.len());
+        let mut next = 0;
+        let mut failed = None;
+        self.reader.scan(Table::Settled, first, &end, Direction::Forward, &mut |key, stored| {
+            // What lies between settled keys is in the other generation; a settled row nobody asked for is passed over.
+            while let Some((wanted, version)) = found.get(next) {
+                match wanted.as_ref().cmp(key) {
+                    core::cmp::Ordering::Greater => return ControlFlow::Continue(()),
+                    core::cmp::Ordering::Equal if version.id <= self.swept => {
+                        next += 1;
+                        match Row::parse(stored).filter(|row| row.parts().modified == version.id.main) {
+                            Some(row) => rows.push(row.into_kv()),
+                            None => failed = Some(ReadFailed(format!("the settled row of revision {} is missing", version.id))),
+                        }
+                        return if failed.is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
+                    }
+                    _ => match self.row(wanted, version) {
+                        Ok(row) => {
+                            next += 1;
+                            rows.push(row.into_kv());
+                        }
+                        Err(error) => {
+                            failed = Some(error);
+                            return ControlFlow::Break(());
+                        }
+                    },
+                }
+            }
+            ControlFlow::Break(())
+        })?;
+        if let Some(failed) = failed {
+            return Err(failed);
+        }
+        for (key, version) in &found[next..] {
+            rows.push(self.row(key, version)?.into_kv());
+        }
+        Ok(rows)
+    }
+
+    /// Changes from `start` on in order, ended only between revisions once there are `limit`.
+    pub fn events(&self, start: Revision, limit: usize) -> Result<Vec<Event>, ReadFailed> {
+        let mut events: Vec<Event> = Vec::new();
+        let mut take = |id: RevisionId, row: Row| {
+            if events.len() >= limit && events.last().is_some_and(|last| last.id.main != id.main) {
+                return ControlFlow::Break(());
+            }
+            let kind = if row.is_delete() { EventKind::Delete } else { EventKind::Put };
+            let kv = row.into_kv();
+            events.push(Event { id, kind, key: kv.key(), kv });
+            ControlFlow::Continue(())
+        };
+        let start = RevisionId { main: start, sub: 0 };
+        let mut full = false;
+        if start < self.recent_from {
+            let mut failed = None;
+            let (from, to) = (recent_key(start), recent_key(self.recent_from));
+            self.reader.scan(Table::Recent, &from, &to, Direction::Forward, &mut |key, stored| {
+                let Some((id, row)) = parse_recent_key(key).zip(Row::parse(stored)) else {
+                    failed = Some(ReadFailed(format!("recent row {key:?} is malformed")));
+                    return ControlFlow::Break(());
+                };
+                let flow = take(id, row);
+                full = flow.is_break();
+                flow
+            })?;
+            if let Some(failed) = failed {
+                return Err(failed);
+            }
+        }
+        if !full {
+            for (id, row) in self.recent.range(Some(&start), None) {
+                if take(*id, row.clone()).is_break() {
+                    break;
+                }
+            }
+        }
+        Ok(events)
+    }
+
+    /// Bytes of rows in memory.
+    pub fn recent_bytes(&self) -> u64 {
+        self.recent.sum().bytes
+    }
+}
+
+fn add_version(index: &mut Index, key: &[u8], version: Version) {
+    if index.update(key, |record| record.push(version)).is_none() {
+        index.insert(key.into(), KeyRecord::new(version));
+    }
+}
+
+fn kv_len(row: &Row) -> u32 {
+    u32::try_from(row.len() - 1).expect("a key-value of 4 GiB")
+}
+
+fn version_of(row: &Row, sub: u32) -> Version {
+    let parts = row.parts();
+    let id = RevisionId { main: parts.modified, sub };
+    Version { id, length: kv_len(row), create: parts.create, number: parts.version, lease: parts.lease }
+}
+
+/// The next possible change after `id`.
+pub(crate) const fn after(id: RevisionId) -> RevisionId {
+    match id.sub.checked_add(1) {
+        Some(sub) => RevisionId { main: id.main, sub },
+        None => RevisionId { main: id.main.next(), sub: 0 },
+    }
+}
+
+/// The smallest key above `key`.
+pub(crate) fn successor(key: &[u8]) -> Bytes {
+    let mut next = Vec::with_capacity(key.len() + 1);
+    next.extend_from_slice(key);
+    next.push(0);
+    next.into()
+}
+
+/// The keys a [`KeyRange`] means, as bounds (etcd API, KV: key ranges).
+#[derive(Debug)]
+pub(crate) struct Interval<'a> {
+    range: &'a KeyRange,
+    /// Of a single key.
+    end: Bytes,
+}
+
+impl<'a> Interval<'a> {
+    pub fn of(range: &'a KeyRange) -> Self {
+        let end = if range.end.is_empty() { successor(&range.key) } else { range.end.clone() };
+        Self { range, end }
+    }
+
+    pub fn start(&self) -> &[u8] {
+        &self.range.key
+    }
+
+    /// `None`: every key from `start` on.
+    pub fn end(&self) -> Option<&[u8]> {
+        (self.end.as_ref() != b"\0").then_some(&self.end)
+    }
+
+    pub fn single(&self) -> Option<&[u8]> {
+        self.range.end.is_empty().then_some(&self.range.key)
+    }
+}
