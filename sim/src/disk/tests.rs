@@ -160,6 +160,8 @@ struct Member {
     term: Term,
     queued: Vec<(WriteNumber, Vec<WalOp>, State)>,
     durable: State,
+    /// What a killed process left in the page cache: it is read after the kill, but only the next write makes it durable.
+    visible: Vec<State>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -211,10 +213,12 @@ impl Member {
             ops.iter().try_for_each(|op| self.disk.apply(op)).unwrap();
             self.planner.durable(number);
             self.durable = state;
+            self.visible.clear();
         }
     }
 }
 
+/// How many entries two logs begin with in common.
 fn common(left: &[Entry], right: &[Entry]) -> usize {
     left.iter().zip(right).take_while(|(left, right)| left == right).count()
 }
@@ -226,12 +230,13 @@ fn live(seed: u64) -> DiskCounters {
     disk.garbage = one_in(&mut rng, 2);
     let first = bootstrap(u8::try_from(seed % 256).unwrap());
     let entries = first.entries.clone();
-    let mut member =
-        Member { rng, disk, planner: first.planner, entries, term: Term(1), queued: Vec::new(), durable: State::default() };
+    let (queued, durable, visible) = (Vec::new(), State::default(), Vec::new());
+    let mut member = Member { rng, disk, planner: first.planner, entries, term: Term(1), queued, durable, visible };
     let mut boot = Boot(1);
     member.seal(boot);
+    // Durable, and never truncated after.
+    let mut committed = 0;
     for life in 0..3 + below(&mut member.rng, 4) {
-        let mut committed = member.durable.entries.len() as u64 / 2;
         for _ in 0..below(&mut member.rng, 40) {
             member.work(committed);
             if one_in(&mut member.rng, 3) && member.queued.len() < 4 {
@@ -240,17 +245,26 @@ fn live(seed: u64) -> DiskCounters {
             if one_in(&mut member.rng, 3) {
                 member.carry_out();
                 let agreed = common(&member.durable.entries, &member.entries) as u64;
-                committed = committed.max(agreed.saturating_sub(4)).min(agreed.max(committed));
+                committed = committed.max(agreed.saturating_sub(4));
             }
         }
         // The host is somewhere in the next write when the power goes, or only the process.
-        let mut begun = Vec::new();
+        if member.queued.is_empty() {
+            member.append(&Record::Ballot { term: member.term.next(), vote: None });
+            member.seal(boot);
+        }
+        let mut begun = member.visible.clone();
         if let Some((_, ops, state)) = member.queued.first() {
-            let done = usize::try_from(below(&mut member.rng, ops.len() as u64 + 1)).unwrap();
+            let mut done = usize::try_from(below(&mut member.rng, ops.len() as u64 + 1)).unwrap();
+            // Mostly right before a sync: that is when there is something to lose.
+            while done < ops.len() && !matches!(ops[done], WalOp::Sync { .. }) && !one_in(&mut member.rng, 4) {
+                done += 1;
+            }
             ops[..done].iter().try_for_each(|op| member.disk.apply(op)).unwrap();
             begun.push(state.clone());
         }
-        if one_in(&mut member.rng, 5) {
+        let killed = one_in(&mut member.rng, 5);
+        if killed {
             member.disk.kill();
         } else {
             member.disk.crash(&mut member.rng);
@@ -262,7 +276,10 @@ fn live(seed: u64) -> DiskCounters {
             Err(damage) => panic!("seed {seed}: {damage}"),
         };
         let again = recover(&member.disk, fresh).unwrap();
-        assert_eq!((&again.entries, again.boot, again.term, again.base), (&recovered.entries, recovered.boot, recovered.term, recovered.base));
+        assert_eq!(
+            (&again.entries, again.boot, again.term, again.base),
+            (&recovered.entries, recovered.boot, recovered.term, recovered.base)
+        );
 
         // Nothing synced is lost: what is there begins with what both the durable state and the write under way agree on, and is
         // no shorter unless that write truncates.
@@ -284,7 +301,14 @@ fn live(seed: u64) -> DiskCounters {
         member.planner = recovered.planner;
         member.queued.clear();
         boot = recovered.boot;
-        member.durable = State { entries: member.entries.clone(), term: member.term, boot: Boot(boot.0 - 1) };
+        let found = State { entries: member.entries.clone(), term: member.term, boot: Boot(boot.0 - 1) };
+        if killed {
+            member.visible = begun;
+            member.visible.push(found);
+        } else {
+            member.visible.clear();
+            member.durable = found;
+        }
         member.seal(boot);
         if one_in(&mut member.rng, 2) {
             member.carry_out();
