@@ -1,0 +1,478 @@
+//! One claim about the machine per test.
+
+mod support;
+
+use bytes::Bytes;
+use quorate_core::command::{
+    Alarm, AlarmChange, AlarmKind, Command, Compact, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, MemberAttributes, Op,
+    OpReply, Put, Range, Refusal, Reply, TXN_DEPTH_MAX, Txn,
+};
+use quorate_core::consensus::{Configuration, Entry, Payload};
+use quorate_core::effect::{MachineEffect, MachineInput};
+use quorate_core::machine::{Machine, MachineLimits, MachineSettings, decode_command, encode_command, validate};
+use quorate_core::storage::{RowOp, StateReader, Table};
+use quorate_core::types::{Boot, CommitNumber, LeaseId, LogId, LogIndex, MemberId, RequestId, Revision, RevisionId, Term};
+use support::model::Model;
+use support::store::MemoryStore;
+
+type Effect = MachineEffect<MemoryStore>;
+
+/// A machine whose batches are persisted only when told.
+struct Member {
+    machine: Machine<MemoryStore>,
+    store: MemoryStore,
+    commits: Vec<(CommitNumber, quorate_core::storage::WriteBatch)>,
+    persisted: CommitNumber,
+}
+
+fn settings(limits: MachineLimits) -> MachineSettings {
+    MachineSettings { member: MemberId(1), boot: Boot(1), limits }
+}
+
+fn limits(slice_rows: usize) -> MachineLimits {
+    MachineLimits { recent_bytes: 0, unpersisted_bytes: 1_000, slice_rows }
+}
+
+impl Member {
+    fn new(slice_rows: usize) -> Self {
+        let store = MemoryStore::default();
+        let mut machine = Machine::open(settings(limits(slice_rows)), store.clone()).unwrap();
+        let peer_urls = [(MemberId(1), vec!["http://a:2380".into()]), (MemberId(2), vec!["http://b:2380".into()])].into();
+        let voters = [MemberId(1)].into();
+        machine.bootstrap(Configuration { voters, learners: [MemberId(2)].into(), peer_urls, ..Configuration::default() });
+        Self { machine, store, commits: vec![], persisted: CommitNumber(0) }
+    }
+
+    fn step(&mut self, input: MachineInput<MemoryStore>) -> Vec<Effect> {
+        let mut out = vec![];
+        self.machine.step(input, &mut out);
+        self.machine.flush(&mut out);
+        for effect in &out {
+            if let MachineEffect::Commit { number, batch, .. } = effect {
+                self.commits.push((*number, batch.clone()));
+            }
+        }
+        out
+    }
+
+    fn apply_payload(&mut self, payload: Payload) -> Vec<Effect> {
+        let id = LogId { term: Term(1), index: self.machine.applied().index.next() };
+        self.step(MachineInput::Apply([Entry { id, payload }].into()))
+    }
+
+    fn apply_from(&mut self, request: RequestId, command: &Command) -> Vec<Effect> {
+        self.apply_payload(Payload::Command { request, command: encode_command(command) })
+    }
+
+    fn effects(&mut self, command: &Command) -> Vec<Effect> {
+        self.apply_from(RequestId { member: MemberId(1), boot: Boot(1), sequence: 1 }, command)
+    }
+
+    fn apply(&mut self, command: &Command) -> Result<Reply, Refusal> {
+        reply(&self.effects(command)).expect("an answer")
+    }
+
+    fn persist(&mut self) -> Vec<Effect> {
+        for (number, batch) in self.commits.drain(..) {
+            self.store.write(&batch);
+            self.persisted = number;
+        }
+        self.step(MachineInput::Persisted(self.persisted, self.store.clone()))
+    }
+
+    fn sweep(&mut self) {
+        while self.machine.has_background_work() {
+            self.step(MachineInput::Slice);
+        }
+    }
+}
+
+fn reply(effects: &[Effect]) -> Option<Result<Reply, Refusal>> {
+    effects.iter().find_map(|effect| if let MachineEffect::Reply(_, answer) = effect { Some(answer.clone()) } else { None })
+}
+
+fn retired(effects: &[Effect]) -> Option<RevisionId> {
+    effects.iter().find_map(|effect| if let MachineEffect::Retire { below, .. } = effect { Some(*below) } else { None })
+}
+
+fn key(key: &str) -> KeyRange {
+    KeyRange { key: Bytes::copy_from_slice(key.as_bytes()), end: Bytes::new() }
+}
+
+fn put(name: &str, value: &str) -> Put {
+    Put { key: key(name).key, value: Bytes::copy_from_slice(value.as_bytes()), ..Put::default() }
+}
+
+fn get(name: &str) -> Range {
+    Range { range: key(name), ..Range::default() }
+}
+
+fn delete(name: &str) -> DeleteRange {
+    DeleteRange { range: key(name), prev_kv: false }
+}
+
+fn then(success: Vec<Op>) -> Txn {
+    Txn { success, ..Txn::default() }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn the_bytes_of_a_command_never_change() {
+    let of = |command: &Command| {
+        let bytes = encode_command(command);
+        assert_eq!(decode_command(&bytes).as_ref(), Ok(command));
+        hex(&bytes)
+    };
+    let compare = Compare { range: key("a"), result: CompareResult::Less, target: CompareTarget::Value(Bytes::from_static(b"v")) };
+    let txn = Txn {
+        compare: vec![compare],
+        success: vec![Op::Put(put("a", "1")), Op::Txn(then(vec![Op::DeleteRange(delete("b"))]))],
+        failure: vec![Op::Range(get("a"))],
+    };
+    let alarm = Alarm { member: MemberId(300), kind: AlarmKind::NoSpace };
+    let attributes = MemberAttributes { member: MemberId(7), name: "n".into(), client_urls: vec!["http://a".into()] };
+    insta::assert_snapshot!(of(&Command::Put(Put { lease: LeaseId(9), ..put("foo", "bar") })), @"");
+    insta::assert_snapshot!(of(&Command::DeleteRange(DeleteRange { range: key("foo"), prev_kv: true })), @"");
+    insta::assert_snapshot!(of(&Command::Txn(txn)), @"");
+    insta::assert_snapshot!(of(&Command::Compact(Compact { revision: Revision(5), physical: true })), @"");
+    insta::assert_snapshot!(of(&Command::Alarm(AlarmChange { alarm, active: true })), @"");
+    insta::assert_snapshot!(of(&Command::Publish(attributes)), @"");
+}
+
+#[test]
+fn the_small_rows_never_change() {
+    let mut member = Member::new(10);
+    member.apply(&Command::Put(put("a", "1"))).unwrap();
+    member.apply(&Command::Alarm(AlarmChange { alarm: Alarm { member: MemberId(1), kind: AlarmKind::Corrupt }, active: true })).unwrap();
+    let attributes = MemberAttributes { member: MemberId(1), name: "n".into(), client_urls: vec!["http://a:2379".into()] };
+    member.apply(&Command::Publish(attributes)).unwrap();
+    member.persist();
+    let mut rows = String::new();
+    for name in ["format", "applied", "configuration", "members", "alarms"] {
+        let row = member.store.get(Table::Meta, name.as_bytes()).unwrap().expect(name);
+        rows += &format!("{name} {}\n", hex(&row));
+    }
+    insta::assert_snapshot!(rows, @"");
+}
+
+#[test]
+fn only_the_member_that_took_a_request_answers_it_and_only_in_the_same_life() {
+    let mut member = Member::new(10);
+    let command = Command::Put(put("a", "1"));
+    for (id, boot, answered) in [(1, 1, true), (2, 1, false), (1, 2, false)] {
+        let effects = member.apply_from(RequestId { member: MemberId(id), boot: Boot(boot), sequence: 3 }, &command);
+        assert_eq!(reply(&effects).is_some(), answered);
+    }
+    assert_eq!(member.machine.view().revision(), Revision(4));
+}
+
+#[test]
+fn an_entry_that_cannot_be_read_stops_the_member() {
+    let mut member = Member::new(10);
+    let request = RequestId { member: MemberId(1), boot: Boot(1), sequence: 1 };
+    let effects = member.apply_payload(Payload::Command { request, command: Bytes::from_static(b"junk") });
+    assert!(matches!(effects.as_slice(), [MachineEffect::Fatal(_)]), "{effects:?}");
+}
+
+#[test]
+fn a_gap_in_the_log_stops_the_member_and_an_old_entry_is_passed_over() {
+    let mut member = Member::new(10);
+    member.apply(&Command::Put(put("a", "1"))).unwrap();
+    let at = |index| Entry { id: LogId { term: Term(1), index: LogIndex(index) }, payload: Payload::Empty };
+    assert!(member.step(MachineInput::Apply([at(1)].into())).is_empty());
+    assert!(matches!(member.step(MachineInput::Apply([at(3)].into())).as_slice(), [MachineEffect::Fatal(_)]));
+}
+
+#[test]
+fn a_full_cluster_takes_no_puts_but_deletes_compacts_and_reads() {
+    let mut member = Member::new(10);
+    member.apply(&Command::Put(put("a", "1"))).unwrap();
+    let alarm = Alarm { member: MemberId(9), kind: AlarmKind::NoSpace };
+    let raise = Command::Alarm(AlarmChange { alarm, active: true });
+    for _ in 0..2 {
+        assert_eq!(member.apply(&raise), Ok(Reply::Alarm { revision: Revision(2), alarms: vec![alarm] }));
+    }
+    assert_eq!(member.apply(&Command::Put(put("a", "2"))), Err(Refusal::NoSpace));
+    let nested = Txn { failure: vec![Op::Txn(then(vec![Op::Put(put("a", "2"))]))], ..Txn::default() };
+    assert_eq!(member.apply(&Command::Txn(nested)), Err(Refusal::NoSpace));
+    assert!(member.apply(&Command::Txn(then(vec![Op::Range(get("a")), Op::DeleteRange(delete("z"))]))).is_ok());
+    assert!(member.apply(&Command::DeleteRange(delete("a"))).is_ok());
+    assert!(member.apply(&Command::Compact(Compact { revision: Revision(2), physical: false })).is_ok());
+    let lower = Command::Alarm(AlarmChange { alarm, active: false });
+    assert_eq!(member.apply(&lower), Ok(Reply::Alarm { revision: Revision(3), alarms: vec![alarm] }));
+    assert_eq!(member.apply(&lower), Ok(Reply::Alarm { revision: Revision(3), alarms: vec![] }));
+    assert!(member.apply(&Command::Put(put("a", "2"))).is_ok());
+}
+
+#[test]
+fn a_corrupt_cluster_changes_no_keys() {
+    let mut member = Member::new(10);
+    let alarm = Alarm { member: MemberId(9), kind: AlarmKind::Corrupt };
+    member.apply(&Command::Alarm(AlarmChange { alarm, active: true })).unwrap();
+    for command in [
+        Command::Put(put("a", "1")),
+        Command::DeleteRange(delete("a")),
+        Command::Txn(Txn::default()),
+        Command::Compact(Compact { revision: Revision(1), physical: false }),
+    ] {
+        assert_eq!(member.apply(&command), Err(Refusal::Corrupt));
+    }
+    assert_eq!(member.machine.view().alarms(), [alarm]);
+}
+
+#[test]
+fn members_have_no_name_until_they_publish_it_and_survive_a_reopening() {
+    let mut member = Member::new(10);
+    let names = |member: &Member| member.machine.view().members().iter().map(|m| (m.name.clone(), m.is_learner)).collect::<Vec<_>>();
+    assert_eq!(names(&member), [(String::new(), false), (String::new(), true)]);
+    let attributes = |id| MemberAttributes { member: MemberId(id), name: format!("m{id}"), client_urls: vec![] };
+    assert_eq!(member.apply(&Command::Publish(attributes(2))), Ok(Reply::Published));
+    assert_eq!(member.apply(&Command::Publish(attributes(3))), Err(Refusal::MemberNotFound));
+    let mut configuration = member.machine.configuration().unwrap().clone();
+    configuration.peer_urls.insert(MemberId(3), vec![]);
+    configuration.voters.insert(MemberId(3));
+    member.apply_payload(Payload::Configuration(configuration.clone()));
+    member.persist();
+    let reopened = Machine::open(settings(limits(10)), member.store.clone()).unwrap();
+    assert_eq!(reopened.view().members(), member.machine.view().members());
+    assert_eq!(reopened.view().members()[1].name, "m2");
+    assert_eq!(reopened.configuration(), Some(&configuration));
+    configuration.peer_urls.remove(&MemberId(2));
+    member.apply_payload(Payload::Configuration(configuration));
+    assert_eq!(names(&member), [(String::new(), false), (String::new(), false)]);
+}
+
+#[test]
+fn rows_are_retired_only_after_a_sync_that_covers_their_move() {
+    let mut member = Member::new(2);
+    for value in 0..6 {
+        member.apply(&Command::Put(put("a", &value.to_string()))).unwrap();
+    }
+    member.apply(&Command::Compact(Compact { revision: Revision(6), physical: false })).unwrap();
+    assert!(!member.machine.has_background_work(), "nothing is persisted, so nothing may be swept");
+    member.persist();
+    let before = member.persisted;
+    member.sweep();
+    assert_eq!(retired(&member.step(MachineInput::Synced(before))), None);
+    let effects = member.persist();
+    assert!(effects.iter().any(|effect| matches!(effect, MachineEffect::SyncState)));
+    assert_eq!(retired(&member.step(MachineInput::Synced(before))), None);
+    let synced = member.persisted;
+    assert_eq!(retired(&member.step(MachineInput::Synced(synced))).map(|below| below.main), Some(Revision(6)));
+}
+
+#[test]
+fn the_mark_of_the_sweep_is_in_the_batch_of_its_moves() {
+    let mut member = Member::new(100);
+    member.apply(&Command::Put(put("a", "1"))).unwrap();
+    member.apply(&Command::Put(put("b", "1"))).unwrap();
+    member.apply(&Command::Compact(Compact { revision: Revision(3), physical: false })).unwrap();
+    member.persist();
+    let effects = member.step(MachineInput::Slice);
+    let batches: Vec<_> =
+        effects.iter().filter_map(|e| if let MachineEffect::Commit { batch, .. } = e { Some(batch) } else { None }).collect();
+    let [batch] = batches.as_slice() else { panic!("{effects:?}") };
+    let has = |wanted: Table, name: &str| {
+        batch.rows.iter().any(|row| matches!(row, RowOp::Put { table, key, .. } if *table == wanted && key == name.as_bytes()))
+    };
+    assert!(has(Table::Settled, "a") && has(Table::Meta, "swept") && has(Table::Meta, "applied") && !has(Table::Settled, "b"));
+}
+
+#[test]
+fn a_physical_compaction_is_answered_when_its_space_is_given_back() {
+    let mut member = Member::new(10);
+    for name in ["a", "b", "a"] {
+        member.apply(&Command::Put(put(name, "1"))).unwrap();
+    }
+    let effects = member.effects(&Command::Compact(Compact { revision: Revision(4), physical: true }));
+    assert_eq!(reply(&effects), None);
+    member.persist();
+    member.sweep();
+    member.persist();
+    let synced = member.persisted;
+    let effects = member.step(MachineInput::Synced(synced));
+    assert_eq!(reply(&effects), Some(Ok(Reply::Compact { revision: Revision(4) })));
+}
+
+#[test]
+fn a_delete_at_the_floor_is_still_told_to_a_watch_from_there() {
+    let mut member = Member::new(10);
+    member.apply(&Command::Put(put("a", "1"))).unwrap();
+    member.apply(&Command::DeleteRange(delete("a"))).unwrap();
+    member.apply(&Command::Put(put("b", "1"))).unwrap();
+    member.apply(&Command::Compact(Compact { revision: Revision(3), physical: false })).unwrap();
+    member.persist();
+    member.sweep();
+    member.persist();
+    let view = member.machine.view();
+    let events = view.events(Revision(2), 10).unwrap();
+    assert_eq!(events.iter().map(|event| event.id.main.0).collect::<Vec<_>>(), [3, 4]);
+    assert_eq!(view.events(Revision(1), 10), Err(Refusal::Compacted));
+    assert_eq!(view.at(b"a", Revision(2)), Ok(None), "the previous value of an event at the floor is absent");
+}
+
+#[test]
+fn apply_holds_back_when_too_much_is_not_persisted() {
+    let mut member = Member::new(10);
+    assert!(!member.machine.is_congested());
+    member.apply(&Command::Put(put("a", &"x".repeat(2_000)))).unwrap();
+    assert!(member.machine.is_congested());
+    member.persist();
+    assert!(!member.machine.is_congested());
+}
+
+#[test]
+fn one_flush_publishes_once_and_commits_once() {
+    let mut member = Member::new(10);
+    let entry = |index, name| Entry {
+        id: LogId { term: Term(1), index: LogIndex(index) },
+        payload: Payload::Command {
+            request: RequestId { member: MemberId(2), boot: Boot(1), sequence: index },
+            command: encode_command(&Command::Put(put(name, "1"))),
+        },
+    };
+    let effects = member.step(MachineInput::Apply([entry(1, "a"), entry(2, "b"), entry(3, "c")].into()));
+    let kinds: Vec<_> = effects.iter().map(|effect| format!("{effect:?}").split([' ', '(']).next().unwrap().to_owned()).collect();
+    assert_eq!(kinds, ["Publish", "Commit", "Applied"]);
+    assert!(member.step(MachineInput::Slice).is_empty());
+}
+
+#[test]
+fn a_txn_decides_on_the_state_before_it_and_its_ranges_see_its_own_writes() {
+    let mut member = Member::new(10);
+    let absent = Compare { range: key("a"), result: CompareResult::Equal, target: CompareTarget::Create(Revision(0)) };
+    let nested = Txn { compare: vec![absent.clone()], success: vec![Op::Put(put("b", "then"))], failure: vec![Op::Put(put("b", "else"))] };
+    let ops = vec![Op::Range(get("a")), Op::Put(put("a", "1")), Op::Range(get("a")), Op::Txn(nested), Op::Range(get("b"))];
+    let Ok(Reply::Txn(reply)) = member.apply(&Command::Txn(Txn { compare: vec![absent], success: ops, failure: vec![] })) else { panic!() };
+    assert_eq!((reply.revision, reply.succeeded), (Revision(2), true));
+    let seen: Vec<_> = reply.responses.iter().filter_map(|op| if let OpReply::Range(range) = op { Some(range) } else { None }).collect();
+    assert_eq!(seen.iter().map(|range| (range.revision.0, range.count)).collect::<Vec<_>>(), [(1, 0), (2, 1), (2, 1)]);
+    assert_eq!(seen[2].kvs[0].value(), "then");
+}
+
+#[test]
+fn a_refused_txn_leaves_no_trace() {
+    let mut member = Member::new(10);
+    let digest = member.machine.view().digest();
+    let future = Op::Range(Range { revision: Revision(50), ..get("a") });
+    assert_eq!(member.apply(&Command::Txn(then(vec![Op::Put(put("a", "1")), future.clone()]))), Err(Refusal::FutureRevision));
+    let leased = Op::Put(Put { lease: LeaseId(7), ..put("a", "1") });
+    assert_eq!(member.apply(&Command::Txn(then(vec![Op::Put(put("b", "1")), leased.clone()]))), Err(Refusal::LeaseNotFound));
+    let kept = Op::Put(Put { ignore_value: true, ..put("a", "") });
+    assert_eq!(member.apply(&Command::Txn(then(vec![kept]))), Err(Refusal::KeyNotFound));
+    assert_eq!((member.machine.view().revision(), member.machine.view().key_count()), (Revision(1), 0));
+    assert_ne!(member.machine.view().digest(), digest, "the entries themselves count");
+    let untaken = Txn { success: vec![Op::Put(put("a", "1"))], failure: vec![leased, future], ..Txn::default() };
+    assert!(member.apply(&Command::Txn(untaken)).is_ok(), "what is not taken is not checked");
+}
+
+#[test]
+fn shapes_are_refused_before_they_are_proposed() {
+    let txn = |ops: Vec<Op>| validate(&Command::Txn(then(ops)), 128);
+    let a = || Op::Put(put("a", "1"));
+    let span = |key: &'static str, end: &'static str| {
+        Op::DeleteRange(DeleteRange { range: KeyRange { key: key.into(), end: end.into() }, prev_kv: false })
+    };
+    let nest = |success, failure| Op::Txn(Txn { success, failure, ..Txn::default() });
+    assert_eq!(validate(&Command::Put(put("", "1")), 128), Err(Refusal::EmptyKey));
+    assert_eq!(validate(&Command::Put(Put { ignore_value: true, ..put("a", "1") }), 128), Err(Refusal::ValueProvided));
+    assert_eq!(validate(&Command::Put(Put { ignore_lease: true, lease: LeaseId(1), ..put("a", "") }), 128), Err(Refusal::LeaseProvided));
+    assert_eq!(validate(&Command::DeleteRange(delete("")), 128), Err(Refusal::EmptyKey));
+    assert_eq!(txn(vec![Op::Range(get(""))]), Err(Refusal::EmptyKey));
+    assert_eq!(txn((0..129).map(|n| Op::Put(put(&n.to_string(), ""))).collect()), Err(Refusal::TooManyOps));
+    assert_eq!(txn((0..128).map(|n| Op::Put(put(&n.to_string(), ""))).collect()), Ok(()));
+    assert_eq!(txn(vec![nest((0..128).map(|n| Op::Put(put(&n.to_string(), ""))).collect(), vec![])]), Err(Refusal::TooManyOps));
+    assert_eq!(txn(vec![a(), a()]), Err(Refusal::DuplicateKey));
+    assert_eq!(txn(vec![a(), span("a", "")]), Err(Refusal::DuplicateKey));
+    assert_eq!(txn(vec![span("A", "b"), a()]), Err(Refusal::DuplicateKey));
+    assert_eq!(txn(vec![span("A", "a"), a(), span("b", "c"), span("b", "d")]), Ok(()));
+    assert_eq!(txn(vec![span("a", "\0"), a()]), Ok(()), "an open end covers nothing here, as in etcd");
+    assert_eq!(txn(vec![nest(vec![a()], vec![a()])]), Ok(()));
+    assert_eq!(txn(vec![nest(vec![a()], vec![]), a()]), Err(Refusal::DuplicateKey));
+    assert_eq!(txn(vec![nest(vec![a()], vec![]), nest(vec![], vec![a()])]), Err(Refusal::DuplicateKey));
+    assert_eq!(txn(vec![nest(vec![span("a", "c")], vec![]), a()]), Err(Refusal::DuplicateKey));
+    let untaken = Txn { failure: vec![a(), a()], ..Txn::default() };
+    assert_eq!(validate(&Command::Txn(untaken), 128), Err(Refusal::DuplicateKey));
+}
+
+#[test]
+fn a_txn_nested_a_thousand_deep_is_refused_whatever_the_limit_on_ops() {
+    let nested = |depth| (1..depth).fold(Txn::default(), |txn, _| then(vec![Op::Txn(txn)]));
+    for limit in [128, 1_000_000] {
+        assert_eq!(validate(&Command::Txn(nested(1_000)), limit), Err(Refusal::TooManyOps));
+    }
+    assert_eq!(validate(&Command::Txn(nested(TXN_DEPTH_MAX)), 1_000_000), Ok(()));
+    assert!(decode_command(&encode_command(&Command::Txn(nested(1_000)))).is_err());
+}
+
+#[test]
+fn members_hash_alike_wherever_their_background_work_stands() {
+    let mut lazy = Member::new(10);
+    let mut busy = Member::new(1);
+    let mut other = Member::new(1);
+    let mut compacted_hash = None;
+    for n in 0..60 {
+        let name = format!("k{}", n % 7);
+        let command = match n {
+            40 => Command::Compact(Compact { revision: Revision(30), physical: false }),
+            n if n % 5 == 4 => Command::DeleteRange(delete(&name)),
+            n => Command::Put(put(&name, &n.to_string())),
+        };
+        lazy.apply(&command).unwrap();
+        busy.apply(&command).unwrap();
+        let altered = if n == 50 { Command::Put(put(&name, "altered")) } else { command };
+        other.apply(&altered).unwrap();
+        busy.persist();
+        busy.step(MachineInput::Slice);
+        assert_eq!(lazy.machine.view().digest(), busy.machine.view().digest());
+        for revision in [0, 31, 35] {
+            let hash = lazy.machine.view().hash_kv(Revision(revision));
+            assert_eq!(hash, busy.machine.view().hash_kv(Revision(revision)), "at {revision} after {n}");
+            if n == 45 && revision == 35 {
+                compacted_hash = hash.ok();
+            }
+        }
+    }
+    assert_eq!(lazy.machine.view().hash_kv(Revision(35)).ok(), compacted_hash, "later changes do not count");
+    assert_ne!(lazy.machine.view().hash_kv(Revision(0)), other.machine.view().hash_kv(Revision(0)));
+    assert_ne!(lazy.machine.view().digest(), other.machine.view().digest());
+    assert_eq!(lazy.machine.view().hash_kv(Revision(29)), Err(Refusal::Compacted));
+}
+
+#[test]
+fn a_store_of_a_newer_format_is_refused() {
+    let mut member = Member::new(10);
+    member.step(MachineInput::Slice);
+    member.persist();
+    let mut row = vec![];
+    quorate_core::codec::encode(1, &2_u32, &mut row);
+    let mut batch = quorate_core::storage::WriteBatch::default();
+    batch.put(Table::Meta, Bytes::from_static(b"format"), row.into());
+    member.store.write(&batch);
+    let error = Machine::open(settings(limits(1)), member.store.clone()).unwrap_err();
+    assert_eq!(error.to_string(), "state store: format 2 is newer than 1, the newest known here");
+}
+
+#[test]
+fn a_malformed_row_is_refused_at_open() {
+    let mut member = Member::new(10);
+    member.apply(&Command::Put(put("a", "1"))).unwrap();
+    member.persist();
+    let mut batch = quorate_core::storage::WriteBatch::default();
+    batch.put(Table::Settled, Bytes::from_static(b"z"), Bytes::from_static(b"\x00\x0a"));
+    member.store.write(&batch);
+    assert!(Machine::open(settings(limits(1)), member.store.clone()).is_err());
+}
+
+#[test]
+fn a_model_and_a_machine_start_alike() {
+    let (member, model) = (Member::new(1), Model::default());
+    let view = member.machine.view();
+    assert_eq!((view.revision().0, view.compacted().0, view.key_count()), (model.revision, model.floor, model.live_count() as u64));
+    assert_eq!(view.range(&get("a")), model.range(&get("a"), model.now()));
+    assert!(model.events_from(0).is_empty() && model.at(b"a", 1).is_none() && model.changes.is_empty());
+    assert_eq!((member.store.count(Table::Recent), Model::validate(&Txn::default(), 0)), (0, Ok(())));
+}
