@@ -98,7 +98,7 @@ async fn a_body_above_the_receive_limit_is_not_read() {
     let body = format!(r#"{{"key": "Zm9v", "value": "{}"}}"#, "A".repeat(3 << 20));
     let (status, answer) = post(&Local::new(), "/v3/kv/put", &body).await;
     assert_eq!((status, &answer["code"]), (429, &json!(8)));
-    assert_eq!(answer["message"], "grpc: received message larger than max (2359305 vs. 2097152)");
+    assert_eq!(answer["message"], "grpc: received message larger than max (2359306 vs. 2097152)");
     let endless = format!(r#"{{"x": "{}"}}"#, "A".repeat(5 << 20));
     let (status, answer) = post(&Local::new(), "/v3/kv/put", &endless).await;
     assert_eq!((status, &answer["code"]), (429, &json!(8)));

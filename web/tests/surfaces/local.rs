@@ -8,7 +8,7 @@ use quorate_core::{
     machine::{Machine, MachineLimits, MachineSettings, encode_command},
     mvcc::View,
     storage::{Direction, ReadFailed, RowOp, StateReader, Table, recent_key},
-    types::{Boot, ClusterId, LogId, LogIndex, MemberId, Now, RequestId, Revision, StreamId, Term},
+    types::{Boot, ClusterId, CommitNumber, LogId, LogIndex, MemberId, Now, RequestId, Revision, StreamId, Term},
     watch::{Hub, HubInput, HubLimits},
 };
 use quorate_web::front::{Consistency, Context, Front, Status, WatchReceiver, WatchSender, WatchStreamRequest};
@@ -64,6 +64,8 @@ struct Inner {
     streams_opened: u64,
     /// Bytes of watch responses reported as taken.
     drained: usize,
+    /// The newest batch in `rows`.
+    persisted: Option<CommitNumber>,
     applied: u64,
     leader: Option<MemberId>,
     is_learner: bool,
@@ -90,6 +92,7 @@ impl Local {
             streams: BTreeMap::new(),
             streams_opened: 0,
             drained: 0,
+            persisted: None,
             applied: 0,
             leader: Some(MEMBER),
             is_learner: false,
@@ -145,7 +148,6 @@ impl Inner {
 
     fn carry_out(&mut self, effects: Vec<MachineEffect<MapReader>>) -> Option<Result<Reply, Refusal>> {
         let mut answer = None;
-        let mut newest = None;
         let mut later = Vec::new();
         for effect in effects {
             match effect {
@@ -158,11 +160,11 @@ impl Inner {
                             RowOp::Delete { table, key } => drop(self.rows.remove(&(table, key))),
                         }
                     }
-                    newest = Some(number);
+                    self.persisted = Some(number);
                     self.machine.step(MachineInput::Persisted(number, MapReader(Arc::new(self.rows.clone()))), &mut later);
                 }
                 MachineEffect::SyncState => {
-                    let covered = newest.expect("a sync follows a batch");
+                    let covered = self.persisted.expect("a sync follows a batch");
                     self.machine.step(MachineInput::Synced(covered), &mut later);
                 }
                 MachineEffect::Retire { table, below } => {

@@ -9,7 +9,7 @@ use quorate_web::{
     },
     raw,
 };
-use std::fmt::Write as _;
+use std::fmt::{Debug, Write as _};
 
 fn kv(key: &str) -> KeyValue {
     KeyValue {
@@ -30,7 +30,7 @@ fn header() -> Option<pb::ResponseHeader> {
     Some(pb::ResponseHeader { cluster_id: u64::MAX, member_id: 2, revision: 3, raft_term: 4 })
 }
 
-fn assert_same<R: Message + Default + PartialEq, P: Message + Default + PartialEq>(raw: R, message: P) {
+fn assert_same<R: Message + Default + PartialEq + Debug, P: Message + Default + PartialEq + Debug>(raw: R, message: P) {
     assert_eq!(raw.encode_to_vec(), message.encode_to_vec());
     assert_eq!(P::decode(raw.encode_to_vec().as_slice()).expect("decodes"), message);
     assert_eq!(R::decode(message.encode_to_vec().as_slice()).expect("decodes"), raw);
