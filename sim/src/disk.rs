@@ -175,10 +175,6 @@ impl SimDisk {
         let end = (start + length as usize).min(content.len());
         Bytes::copy_from_slice(&content[start..end])
     }
-
-    pub fn wipe(&mut self) {
-        *self = Self::default();
-    }
 }
 
 impl File {

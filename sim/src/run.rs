@@ -39,10 +39,9 @@ pub fn run(schedule: &Schedule, off: Option<Checker>, lines: Option<Lines>) -> O
     let seed = schedule.seed;
     // Hash maps of the standard library are seeded once per thread: a run is only repeatable in a new one.
     let thread = thread::Builder::new().name(SEED_THREAD.into()).spawn(move || {
-        let result = panic::catch_unwind(panic::AssertUnwindSafe(|| {
-            let runtime = madsim::runtime::Runtime::with_seed_and_config(seed, madsim::Config::default());
-            runtime.block_on(async move { World::new(schedule, off, lines).run() })
-        }));
+        let runtime = madsim::runtime::Runtime::with_seed_and_config(seed, madsim::Config::default());
+        // Inside, so that the runtime adds no words of its own.
+        let result = runtime.block_on(async move { panic::catch_unwind(panic::AssertUnwindSafe(|| World::new(schedule, off, lines).run())) });
         result.map_err(|_| PANIC.with(|place| place.borrow_mut().take()).unwrap_or_else(|| "panic".into()))
     });
     let result = thread.expect("threads can be made").join().unwrap_or_else(|_| Err("the runtime panicked".into()));

@@ -23,7 +23,7 @@ impl Default for Hash128 {
 impl Hash128 {
     #[inline]
     pub fn mix(&mut self, word: u64) {
-        let product = u128::from(self.0 ^ word) * 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835_u128;
+        let product = u128::from(self.0 ^ word) * 0x9e37_79b9_7f4a_7c15_u128;
         self.0 = (product >> 64) as u64 ^ self.1;
         self.1 = (product as u64).rotate_left(23).wrapping_add(word);
     }

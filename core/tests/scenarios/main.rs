@@ -2,6 +2,7 @@
 
 mod a_clone_is_refused_without_harm;
 mod a_closed_connection_from_the_leader_allows_an_early_pre_vote;
+mod a_crowded_leader_refuses_forwards_for_good;
 mod a_deposed_leader_serves_no_read;
 mod a_duplicated_forward_appends_once;
 mod a_follower_asks_the_leader_for_a_read_index;
@@ -11,9 +12,12 @@ mod a_follower_that_hears_its_leader_ignores_campaigns;
 mod a_forward_of_an_old_term_is_refused;
 mod a_forwarded_proposal_is_unknown_when_its_term_ends;
 mod a_joint_configuration_needs_both_majorities;
+mod a_leader_of_an_old_term_is_told_the_new_one;
 mod a_leader_that_hears_no_quorum_steps_down;
 mod a_leader_whose_disk_fails_hands_leadership_away;
 mod a_leader_whose_disk_stalls_hands_leadership_away;
+mod a_learner_neither_votes_nor_counts;
+mod a_lost_forward_ends_as_unknown;
 mod a_member_recovers_its_term_vote_and_log;
 mod a_new_leader_serves_no_read_before_it_commits_in_its_own_term;
 mod a_partitioned_pre_voter_does_not_disturb;

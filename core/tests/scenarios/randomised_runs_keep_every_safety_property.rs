@@ -33,7 +33,7 @@ fn run(seed: u64, tally: &mut Tally) {
         retained_entries: 3,
         ..Limits::default()
     };
-    let options = Options { limits, pre_vote: rng.next_u64() % 4 > 0, segment_bytes: 4 << 10, seed, configuration: None };
+    let options = Options { limits, pre_vote: !rng.next_u64().is_multiple_of(4), segment_bytes: 4 << 10, seed, configuration: None };
     let mut world = World::with(count, options);
     world.traced = false;
     world.chaos = Some(Chaos {

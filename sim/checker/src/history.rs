@@ -231,9 +231,7 @@ impl Request {
     pub fn is_serializable(&self) -> bool {
         match self {
             Self::Range(range) => range.serializable,
-            Self::Txn(txn) => {
-                txn.success.iter().chain(&txn.failure).all(|op| matches!(op, Self::Range(range) if range.serializable))
-            }
+            Self::Txn(txn) => txn.success.iter().chain(&txn.failure).all(|op| matches!(op, Self::Range(range) if range.serializable)),
             _ => false,
         }
     }

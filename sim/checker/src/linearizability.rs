@@ -111,7 +111,8 @@ impl Ranks {
         }
         for &(revision, _, id) in &sightings {
             if revision - FIRST_REVISION > writers_max {
-                let text = format!("operation {id} was shown revision {revision}, but at most {writers_max} operations can have made one each");
+                let text =
+                    format!("operation {id} was shown revision {revision}, but at most {writers_max} operations can have made one each");
                 return Err(Violation::new(Property::Provenance, [id], Some(revision), text));
             }
             last = last.max(revision);
@@ -336,7 +337,9 @@ impl<'a> Replay<'a> {
     }
 
     fn nobody_made(&self, revision: i64) -> Violation {
-        let mut text = format!("revision {revision} exists, but no operation made it: none was acknowledged with it, and none of unknown outcome fits");
+        let mut text = format!(
+            "revision {revision} exists, but no operation made it: none was acknowledged with it, and none of unknown outcome fits"
+        );
         let (ids, seen) = self.evidence.describe(revision, &self.used);
         text.push_str(&seen);
         Violation::new(Property::Provenance, ids, Some(revision), text)
@@ -364,7 +367,8 @@ fn check_causality(history: &History<'_>, ranks: &Ranks, order: &Order) -> Check
     for ((&writer, &seen), revision) in order.writers.iter().zip(&ranks.seen).zip(FIRST_REVISION + 1..) {
         let operation = &history.operations[writer];
         if seen <= operation.called {
-            let text = format!("{operation} made revision {revision}, but that or a later one had been seen before it was called (record {seen})");
+            let text =
+                format!("{operation} made revision {revision}, but that or a later one had been seen before it was called (record {seen})");
             return Err(Violation::new(Property::Causality, [operation.id], Some(revision), text));
         }
     }

@@ -112,12 +112,9 @@ impl Model {
             let versions = &mut self.keys[place].1;
             self.changes.push((place, versions.len()));
             versions.push(match kv {
-                Some(kv) => Version {
-                    mod_revision: self.revision,
-                    create_revision: kv.create_revision,
-                    version: kv.version,
-                    value: Some(kv.value),
-                },
+                Some(kv) => {
+                    Version { mod_revision: self.revision, create_revision: kv.create_revision, version: kv.version, value: Some(kv.value) }
+                }
                 None => Version { mod_revision: self.revision, create_revision: 0, version: 0, value: None },
             });
         }
@@ -141,9 +138,7 @@ impl Model {
 
     /// The keys that one revision changed, in order, and whether it deleted them.
     pub fn changed_keys(&self, revision: i64) -> impl Iterator<Item = (&Key, bool)> + '_ {
-        self.changes_of(revision)
-            .iter()
-            .map(|&(place, version)| (&self.keys[place].0, self.keys[place].1[version].value.is_none()))
+        self.changes_of(revision).iter().map(|&(place, version)| (&self.keys[place].0, self.keys[place].1[version].value.is_none()))
     }
 
     /// The first revision from `from` on that changed `key` in a way `wanted` wants (told whether it was a delete).
@@ -160,7 +155,9 @@ impl Model {
     }
 
     fn changes_of(&self, revision: i64) -> &[(usize, usize)] {
-        let Some(place) = usize::try_from(revision - FIRST_REVISION - 1).ok().filter(|&place| place < self.starts.len()) else { return &[] };
+        let Some(place) = usize::try_from(revision - FIRST_REVISION - 1).ok().filter(|&place| place < self.starts.len()) else {
+            return &[];
+        };
         let end = self.starts.get(place + 1).copied().unwrap_or(self.changes.len());
         &self.changes[self.starts[place]..end]
     }

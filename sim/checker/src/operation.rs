@@ -118,7 +118,8 @@ impl<'a> History<'a> {
         match outcome {
             Outcome::Ok { response, rank } => {
                 if !answers(operation.request, response) {
-                    let text = format!("operation {} asked {:?} and was answered {}", operation.id, short(operation.request), short(response));
+                    let text =
+                        format!("operation {} asked {:?} and was answered {}", operation.id, short(operation.request), short(response));
                     return Err(Violation::new(Property::Answer, [operation.id], None, text));
                 }
                 operation.returned = place;

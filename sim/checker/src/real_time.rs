@@ -195,17 +195,16 @@ impl<'a> Sweep<'a> {
         let earliest = if serializable { (FIRST_RANK, None) } else { self.at_call[index].0 };
         let placed = match refused {
             Refused::Other(_) => return Ok(None),
-            Refused::Compacted => match highest_harmless_floor(operation.request) {
-                None => return Ok(None),
-                Some(harmless) => self.explain_compacted(operation, harmless, earliest.0, latest).map(|(rank, floor)| {
-                    if !serializable {
-                        self.raise_floor(floor, index);
-                        self.refused_before.push((latest, floor, index));
-                    }
-                    rank
-                }),
-            },
-            Refused::FutureRevision | Refused::KeyNotFound => self.explain_by_state(operation, refused, earliest.0, latest),
+            Refused::Compacted => self.explain_compacted(operation, earliest.0, latest).map(|(rank, floor)| {
+                if !serializable {
+                    self.raise_floor(floor, index);
+                    self.refused_before.push((latest, floor, index));
+                }
+                rank
+            }),
+            Refused::FutureRevision | Refused::KeyNotFound => {
+                self.explain_by_state(operation, refused, earliest.0, latest, NEVER_COMPACTED)
+            }
         };
         match placed {
             Some(rank) => Ok(Some(rank).filter(|_| !serializable)),
@@ -218,36 +217,39 @@ impl<'a> Sweep<'a> {
     }
 
     /// The first state from `earliest` to `latest` on which the model refuses likewise.
-    fn explain_by_state(&self, operation: &Operation<'_>, refused: &Refused, earliest: i64, latest: i64) -> Option<i64> {
+    fn explain_by_state(&self, operation: &Operation<'_>, refused: &Refused, earliest: i64, latest: i64, floor: i64) -> Option<i64> {
         let last = self.order.model.revision().min((latest - 1) / 2);
-        let refuses = |at: &i64| self.order.model.evaluate(operation.request, *at, NEVER_COMPACTED).as_ref() == Err(refused);
+        let refuses = |at: &i64| self.order.model.evaluate(operation.request, *at, floor).as_ref() == Err(refused);
         (earliest / 2..=last).find(refuses).map(|revision| 2 * revision + 1)
     }
 
-    /// The earliest rank at which more than `harmless` may have been compacted, and the floor that is certain from then on.
-    fn explain_compacted(&self, operation: &Operation<'_>, harmless: i64, earliest: i64, latest: i64) -> Option<(i64, i64)> {
-        if harmless < NEVER_COMPACTED {
-            return Some((earliest, NEVER_COMPACTED));
+    /// The earliest rank at which enough may have been compacted, and the floor that is certain from then on.
+    fn explain_compacted(&self, operation: &Operation<'_>, earliest: i64, latest: i64) -> Option<(i64, i64)> {
+        let operations = &self.history.operations;
+        let explain = |floor, from: i64| {
+            let rank = self.explain_by_state(operation, &Refused::Compacted, from.max(earliest), latest, floor)?;
+            Some((rank, floor))
+        };
+        if let Some(always) = explain(NEVER_COMPACTED, earliest) {
+            return Some(always);
         }
         // Of the acknowledged ones only the first that is high enough counts: the others come after it.
-        let first = self.compactions.partition_point(|(revision, _)| *revision <= harmless);
-        let acknowledged = self.compactions.get(first).map(|&(revision, index)| {
-            let rank = self.history.operations[index].rank().expect("acknowledged");
-            (revision, index, rank)
-        });
+        let acknowledged = self
+            .compactions
+            .iter()
+            .map(|&(floor, index)| (floor, &operations[index]))
+            .take_while(|(_, compaction)| compaction.called < operation.returned)
+            .find_map(|(floor, compaction)| explain(floor, compaction.rank().expect("acknowledged")));
         let newest = self.order.model.revision();
-        let unknown = self.unknown_compactions.iter().filter(|(revision, _)| *revision > harmless && *revision <= newest).map(|&(revision, index)| {
-            let lower = self.at_call[index].0.0;
-            (revision, index, lower.max(2 * revision.max(FIRST_REVISION) + 1))
-        });
-        let feasible: Vec<_> = acknowledged
-            .into_iter()
-            .chain(unknown)
-            .filter(|&(_, index, rank)| self.history.operations[index].called < operation.returned && rank <= latest)
-            .collect();
-        let rank = feasible.iter().map(|(_, _, rank)| *rank).min()?;
-        let floor = feasible.iter().map(|(revision, _, _)| *revision).min()?;
-        Some((rank.max(earliest), floor))
+        let unknown = self
+            .unknown_compactions
+            .iter()
+            .filter(|&&(floor, index)| floor <= newest && operations[index].called < operation.returned)
+            .filter_map(|&(floor, index)| explain(floor, self.at_call[index].0.0.max(2 * floor.max(FIRST_REVISION) + 1)));
+        let feasible: Vec<_> = acknowledged.into_iter().chain(unknown).collect();
+        let rank = feasible.iter().map(|(rank, _)| *rank).min()?;
+        let floor = feasible.iter().map(|(_, floor)| *floor).min()?;
+        Some((rank, floor))
     }
 
     fn check_session(&mut self, index: usize, revision: i64) -> Checked {
@@ -255,7 +257,8 @@ impl<'a> Sweep<'a> {
         let Some((since, (shown, by))) = self.session_at_call[index] else { return Ok(()) };
         if operation.request.is_serializable() && revision < shown {
             let (ids, by) = self.name(operation, by);
-            let text = format!("{operation} shows revision {revision} on a member that had shown revision {shown} to the same client: {by}");
+            let text =
+                format!("{operation} shows revision {revision} on a member that had shown revision {shown} to the same client: {by}");
             return Err(Violation::new(Property::Session, ids, Some(revision), text));
         }
         if let Some((_, newest)) = self.sessions.get_mut(&operation.client).filter(|(session, _)| *session == since)
@@ -281,26 +284,5 @@ impl<'a> Sweep<'a> {
             Some(by) => (vec![operation.id, by.id], by.to_string()),
             None => (vec![operation.id], "the beginning".into()),
         }
-    }
-}
-
-/// The greatest floor at which a request is certainly not refused as compacted; `None` if it may be at any.
-fn highest_harmless_floor(request: &Request) -> Option<i64> {
-    match request {
-        Request::Compact { revision } => Some(revision - 1),
-        Request::Range(range) if range.revision > 0 => Some(range.revision),
-        Request::Range(_) => Some(i64::MAX),
-        Request::Txn(txn) => {
-            let negative = |op: &Request| matches!(op, Request::Range(range) if range.revision < 0);
-            let mut least = i64::MAX;
-            for op in txn.success.iter().chain(&txn.failure) {
-                if negative(op) {
-                    return None;
-                }
-                least = least.min(highest_harmless_floor(op)?);
-            }
-            Some(least)
-        }
-        _ => Some(i64::MAX),
     }
 }

@@ -157,7 +157,10 @@ impl<'a> Evidence<'a> {
     fn fits(&self, revision: i64, changes: &[Change]) -> bool {
         let shows = |kv: &KeyValue, value_shown: bool| {
             changes.iter().filter_map(|change| change.kv.as_ref()).any(|made| {
-                made.key == kv.key && made.version == kv.version && made.create_revision == kv.create_revision && (!value_shown || made.value == kv.value)
+                made.key == kv.key
+                    && made.version == kv.version
+                    && made.create_revision == kv.create_revision
+                    && (!value_shown || made.value == kv.value)
             })
         };
         !changes.is_empty()

@@ -95,23 +95,23 @@ fn mixed(seed: u64) -> Settings {
 
 #[test]
 fn valid_histories_pass_both() {
-    assert_eq!(agree(0..20_000, mixed, 0), 20_000);
+    assert_eq!(agree(0..2_000, mixed, 0), 2_000);
 }
 
 #[test]
 fn verdicts_agree_on_histories_tampered_with_once() {
-    let hold = agree(10_000..50_000, mixed, 1);
-    assert!((200..3_000).contains(&hold), "{hold} of 4000 still hold: the tampering proves little");
+    let hold = agree(10_000..13_000, mixed, 1);
+    assert!((300..2_700).contains(&hold), "{hold} of 3000 still hold: the tampering proves little");
 }
 
 #[test]
 fn verdicts_agree_on_histories_tampered_with_thrice() {
-    agree(20_000..50_000, mixed, 3);
+    agree(20_000..22_000, mixed, 3);
 }
 
 #[test]
 fn long_histories_with_watches_and_stale_reads_pass() {
-    for seed in 0..1500 {
+    for seed in 0..150 {
         let settings = Settings { unknown_percent: seed % 15, dull_values: false, ..Settings::usual() };
         let records = history(seed, settings);
         let stats = check(&records).unwrap_or_else(|violation| panic!("seed {seed}: {violation}"));

@@ -139,13 +139,8 @@ impl Generator {
             1 => revision + 1 + self.below(3) as i64,
             _ => (revision - self.below(5) as i64).max(self.model.compacted()).max(1),
         };
-        let request = Watch {
-            keys: self.keys(),
-            start_revision,
-            prev_kv: self.percent(50),
-            no_put: self.percent(10),
-            no_delete: self.percent(10),
-        };
+        let request =
+            Watch { keys: self.keys(), start_revision, prev_kv: self.percent(50), no_put: self.percent(10), no_delete: self.percent(10) };
         let at = self.now();
         self.records.push(Record::Invoke { op, client, at, request: Request::Watch(request.clone()) });
         let outcome = Outcome::Ok { response: Response::Watch { revision }, rank: None };
