@@ -15,7 +15,7 @@ use actix::{Actor, AsyncContext, Context, Handler, Message, SpawnHandle, StreamH
 use futures::FutureExt;
 use quorate_core::{
     command::{Refusal, Reply},
-    consensus::{Envelope, Role},
+    consensus::{Configuration, Envelope, Role},
     effect::{INPUTS_PER_FLUSH, Proposal},
     replica::{Replica, ReplicaEffect, ReplicaInput},
     storage::WalOp,
@@ -56,6 +56,8 @@ pub struct ReplicaActor {
     /// What must not leave before a write is durable, in order of the writes.
     held: VecDeque<(WriteNumber, Vec<Envelope>)>,
     durable: WriteNumber,
+    /// Whom to talk to, once this boot is durable: ids and hellos name it, so nothing may be said before.
+    unopened: Option<Configuration>,
     timer: Option<(Monotonic, SpawnHandle)>,
     slice_asked: bool,
     distrusted: u64,
@@ -106,6 +108,7 @@ impl ReplicaActor {
             reads: HashMap::new(),
             held: VecDeque::new(),
             durable: WriteNumber::default(),
+            unopened: Some(Configuration::default()),
             timer: None,
             slice_asked: false,
             distrusted: 0,
@@ -238,7 +241,10 @@ impl ReplicaActor {
                 ReplicaEffect::SyncState => self.persister.sync(),
                 ReplicaEffect::Retire { below, .. } => self.persister.retire(below),
                 ReplicaEffect::RoleChanged { term, role, leader } => self.role_changed(Leadership { term, leader }, role),
-                ReplicaEffect::ConfigurationChanged(configuration) => self.transport.configure(&configuration),
+                ReplicaEffect::ConfigurationChanged(configuration) => match &mut self.unopened {
+                    Some(unopened) => *unopened = configuration,
+                    None => self.transport.configure(&configuration),
+                },
                 ReplicaEffect::Distrust { peer, reason } => {
                     self.distrusted += 1;
                     // Powers of two: a peer gone mad must not fill the log.
@@ -285,12 +291,19 @@ impl ReplicaActor {
     }
 }
 
+impl ReplicaActor {
+    /// The first write, and with it this boot, is durable: listen to clients and talk to peers.
+    fn open(&mut self, ctx: &mut Context<Self>) {
+        let Some(configuration) = self.unopened.take() else { return };
+        self.transport.configure(&configuration);
+        ctx.add_stream(batches(self.inbox.take().expect("opened once")));
+    }
+}
+
 impl Actor for ReplicaActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let inbox = self.inbox.take().expect("started once");
-        ctx.add_stream(batches(inbox));
         ctx.add_stream(event_batches(self.events.take().expect("started once")));
         ctx.run_interval(PRUNE_INTERVAL, |actor, _| {
             actor.replies.retain(|_, waiting| !waiting.is_closed());
@@ -319,6 +332,9 @@ impl StreamHandler<Vec<Done>> for ReplicaActor {
     fn handle(&mut self, batch: Vec<Done>, ctx: &mut Self::Context) {
         for done in batch {
             self.done(done);
+        }
+        if self.durable > WriteNumber(0) {
+            self.open(ctx);
         }
         self.flush(ctx);
     }
