@@ -216,6 +216,10 @@ impl World {
         let life = self.members[member].life.as_mut().expect("lives");
         let expected = request.boot == life.boot && request.member == self.members[member].id;
         let life = self.members[member].life.as_mut().expect("lives");
+        if expected && request.sequence <= life.sequence && !life.proposals.contains_key(&request.sequence) {
+            // It ended as unknown when its leader was lost, and was done after all.
+            return;
+        }
         let Some(op) = life.proposals.remove(&request.sequence).filter(|_| expected) else {
             return self.checks.report(Checker::Health, || format!("member {member} answers request {request}, which it was not asked"));
         };

@@ -76,7 +76,7 @@ impl World {
             Fault::BitRot { member, down_ms } => {
                 self.kill(member, Some(down_ms * MILLISECOND));
                 let process = &mut self.members[member];
-                let flipped = process.disk.rot(process.proven, &mut process.disk_chance);
+                let flipped = process.disk.rot(process.disk_chance.stream(), process.proven);
                 process.rotten |= flipped.is_some();
                 self.trace.tell(self.now, || format!("a bit of member {member} flipped at {flipped:?}"));
             }
@@ -169,7 +169,7 @@ impl World {
     /// Whether a kill now takes something with it.
     fn is_busy(&self, member: usize) -> bool {
         let process = &self.members[member];
-        process.leads() || process.life.as_ref().is_some_and(|life| !life.writes.is_empty() || process.disk.dirty_sectors() > 0)
+        process.leads() || process.life.as_ref().is_some_and(|life| !life.writes.is_empty() || process.disk.is_dirty())
     }
 
     /// Everything works again, and everybody who can comes back.

@@ -12,7 +12,7 @@ use crate::schedule::{FaultClass, Schedule};
 use crate::store::SimReader;
 use crate::trace::{Hash128, Lines, Trace};
 use crate::workload::{CLIENTS, Port, WATCHERS, observe, operate};
-use quorate_checker::history::{OpId, Outcome, Record, Request};
+use quorate_checker::history::{OpId, Outcome, Record};
 use quorate_core::consensus::Envelope;
 use quorate_core::replica::ReplicaEffect;
 use quorate_core::types::{MemberId, SegmentId};
@@ -390,10 +390,5 @@ impl World {
 
     pub(crate) fn run_min_end(&self) -> Nanos {
         RUN_MIN
-    }
-
-    /// Whether this request changes something, as far as its form tells.
-    pub(crate) fn writes(request: &Request) -> bool {
-        matches!(request, Request::Put(_))
     }
 }
