@@ -2,7 +2,8 @@
 
 use quorate_checker::history::{self, Refused, Relation, Request, Response, Target};
 use quorate_core::command::{
-    Command, Compact, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, Op, OpReply, Put, Range, RangeReply, Refusal, Reply, Txn,
+    Command, Compact, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, Op, OpReply, Put, Range, RangeReply, Refusal, Reply,
+    Txn,
 };
 use quorate_core::mvcc::{EncodedKeyValue, EventKind};
 use quorate_core::types::Revision;

@@ -104,11 +104,6 @@ fn rename(names: &mut BTreeMap<SegmentId, FileId>, change: &NameChange) -> bool 
 }
 
 impl SimDisk {
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Carries out one operation.
     ///
     /// # Errors

@@ -42,7 +42,12 @@ impl World {
         self.desk.history.push(Record::Fault { at: self.now, what: format!("{fault:?}") });
         self.tally.fired(class);
         match fault {
-            Fault::Kill { member, down_ms } => {
+            Fault::Kill { member, down_ms, at_write: true } => {
+                if self.members[member].life.is_some() {
+                    self.members[member].die_at_write = Some(down_ms * MILLISECOND);
+                }
+            }
+            Fault::Kill { member, down_ms, at_write: false } => {
                 if self.is_busy(member) {
                     self.tally.mattered(class);
                 }
@@ -182,6 +187,7 @@ impl World {
             process.slow.clear();
             process.full = 0;
             process.fail_next_sync = None;
+            process.die_at_write = None;
             process.clock.set_drift(now, 0);
             if process.paused > 0 {
                 process.paused = 0;

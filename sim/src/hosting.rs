@@ -24,6 +24,8 @@ use std::{
     time::Duration,
 };
 
+/// Of a thousand deaths of a process, how many take the machine's memory along.
+const POWER_LOSS_PERMILLE: u64 = 800;
 const CLUSTER: ClusterId = ClusterId(0x51);
 
 impl World {
@@ -147,10 +149,17 @@ impl World {
         let Some(life) = process.life.take() else { return false };
         process.life_number += 1;
         process.fail_next_sync = None;
+        process.die_at_write = None;
         let before = process.disk.counters;
-        process.disk.crash(process.disk_chance.stream());
+        // Mostly the machine goes down with it, else what was written is still in the page cache.
+        let power_lost = process.disk_chance.permille(POWER_LOSS_PERMILLE);
+        if power_lost {
+            process.disk.crash(process.disk_chance.stream());
+        } else {
+            process.disk.kill();
+        }
         let disk = process.disk.counters;
-        let store = process.store.crash(&mut process.store_chance, may_break);
+        let store = if power_lost { process.store.crash(&mut process.store_chance, may_break) } else { StoreCrash::Lost(0) };
         let life_number = process.life_number;
         if disk.crashes_that_mattered > before.crashes_that_mattered {
             self.tally.fired(FaultClass::Torn);
@@ -410,7 +419,8 @@ impl World {
         if let Some(class) = fate.cause.filter(|_| weighty && fate.arrivals[0].is_none() && self.members[to].life.is_some()) {
             self.tally.mattered(class);
         }
-        let late = fate.cause == Some(FaultClass::DelayTail) && fate.arrivals[0].is_some_and(|at| at - self.now > self.parameters.heartbeat);
+        let late =
+            fate.cause == Some(FaultClass::DelayTail) && fate.arrivals[0].is_some_and(|at| at - self.now > self.parameters.heartbeat);
         if fate.arrivals[0].is_none() {
             self.trace.tell(self.now, || format!("{member} -> {to}: lost to {:?}: {envelope}", fate.cause));
         }
@@ -471,6 +481,11 @@ impl World {
         }
         life.disk_busy = true;
         let number = process.life_number;
+        let death = process.die_at_write.take().map(|down| (process.disk_chance.below(time), down));
+        if let Some((at, down)) = death {
+            self.tally.mattered(FaultClass::Kill);
+            self.after(at, Event::Die { member, life: number, down });
+        }
         self.after(time, Event::DiskDone { member, life: number });
     }
 

@@ -35,7 +35,7 @@ fn a_cluster_without_faults_keeps_every_promise_and_one_leader() {
 fn a_partition_of_a_dead_member_fires_but_does_not_matter() {
     let side = 0b001;
     let items = vec![
-        Item { at_ms: 5_000, fault: Fault::Kill { member: 0, down_ms: 8_000 } },
+        Item { at_ms: 5_000, fault: Fault::Kill { member: 0, down_ms: 8_000, at_write: false } },
         // Long enough after the kill for nobody to have anything under way to it, and short enough to end before it is back.
         Item { at_ms: 9_000, fault: Fault::Symmetric { side, ms: 1_000 } },
     ];
