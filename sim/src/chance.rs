@@ -54,6 +54,10 @@ impl Chance {
         let cubed = (u128::from(unit) * u128::from(unit) * u128::from(unit)) >> 40;
         low + (((u128::from(high - low)) * cubed) >> 20) as u64
     }
+
+    pub fn stream(&mut self) -> &mut ChaCha8Rng {
+        &mut self.0
+    }
 }
 
 /// The seed of an actor's own stream.

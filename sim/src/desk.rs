@@ -2,12 +2,12 @@
 
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::convert::{self, Served};
+use crate::invariants::Checker;
+use crate::member::Life;
 use crate::schedule::FaultClass;
 use crate::store::SimReader;
 use crate::workload::{Answer, Ask, Tell};
 use crate::world::{Event, Phase, World};
-use crate::member::Life;
-use crate::invariants::Checker;
 use quorate_checker::history::{Delivery, Event as Change, OpId, Outcome, Record, Refused, Request, Response, Watch};
 use quorate_core::command::{Refusal, Reply};
 use quorate_core::effect::Proposal;
@@ -197,9 +197,7 @@ impl World {
         };
         let answer = match served {
             Served::Range(range) => life.view.range(&range).map(|reply| convert::range_response(&reply)),
-            Served::ReadTxn(txn) => {
-                life.view.read_txn(&txn).map(|reply| convert::op_response(&quorate_core::command::OpReply::Txn(reply)))
-            }
+            Served::ReadTxn(txn) => life.view.read_txn(&txn).map(|reply| convert::op_response(&quorate_core::command::OpReply::Txn(reply))),
             Served::Propose(_) => unreachable!("proposals are not reads"),
         };
         self.reply(op, outcome_of(answer));
@@ -216,6 +214,10 @@ impl World {
         let life = self.members[member].life.as_mut().expect("lives");
         let expected = request.boot == life.boot && request.member == self.members[member].id;
         let life = self.members[member].life.as_mut().expect("lives");
+        if expected && request.sequence <= life.sequence && !life.proposals.contains_key(&request.sequence) {
+            // It ended as unknown when its leader was lost, and was done after all.
+            return;
+        }
         let Some(op) = life.proposals.remove(&request.sequence).filter(|_| expected) else {
             return self.checks.report(Checker::Health, || format!("member {member} answers request {request}, which it was not asked"));
         };
@@ -267,7 +269,10 @@ impl World {
             && invoked >= alive_since
         {
             self.checks.report(Checker::Liveness, || {
-                format!("operation {op}, asked of member {member} at {:.3} s, was never answered though all is healed", invoked as f64 / 1e9)
+                format!(
+                    "operation {op}, asked of member {member} at {:.3} s, was never answered though all is healed",
+                    invoked as f64 / 1e9
+                )
             });
         }
         self.on_reply(op, Outcome::Unknown);
@@ -416,7 +421,9 @@ impl World {
         if response.created {
             stream.created = true;
         } else if response.watch != WatchId(0) && response.watch != WatchId(-1) {
-            return self.checks.report(Checker::Watch, || format!("watch {op} was told of watch {}, which is not on its stream", response.watch));
+            return self
+                .checks
+                .report(Checker::Watch, || format!("watch {op} was told of watch {}, which is not on its stream", response.watch));
         } else if let Some(canceled) = &response.canceled {
             let Canceled::Compacted(compacted) = canceled else {
                 return self.checks.report(Checker::Watch, || format!("watch {op} was cancelled without reason: {canceled:?}"));

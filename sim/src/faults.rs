@@ -42,7 +42,12 @@ impl World {
         self.desk.history.push(Record::Fault { at: self.now, what: format!("{fault:?}") });
         self.tally.fired(class);
         match fault {
-            Fault::Kill { member, down_ms } => {
+            Fault::Kill { member, down_ms, at_write: true } => {
+                if self.members[member].life.is_some() {
+                    self.members[member].die_at_write = Some(down_ms * MILLISECOND);
+                }
+            }
+            Fault::Kill { member, down_ms, at_write: false } => {
                 if self.is_busy(member) {
                     self.tally.mattered(class);
                 }
@@ -76,7 +81,7 @@ impl World {
             Fault::BitRot { member, down_ms } => {
                 self.kill(member, Some(down_ms * MILLISECOND));
                 let process = &mut self.members[member];
-                let flipped = process.disk.rot(process.proven, &mut process.disk_chance);
+                let flipped = process.disk.rot(process.disk_chance.stream(), process.proven);
                 process.rotten |= flipped.is_some();
                 self.trace.tell(self.now, || format!("a bit of member {member} flipped at {flipped:?}"));
             }
@@ -169,7 +174,7 @@ impl World {
     /// Whether a kill now takes something with it.
     fn is_busy(&self, member: usize) -> bool {
         let process = &self.members[member];
-        process.leads() || process.life.as_ref().is_some_and(|life| !life.writes.is_empty() || process.disk.dirty_sectors() > 0)
+        process.leads() || process.life.as_ref().is_some_and(|life| !life.writes.is_empty() || process.disk.is_dirty())
     }
 
     /// Everything works again, and everybody who can comes back.
@@ -182,6 +187,7 @@ impl World {
             process.slow.clear();
             process.full = 0;
             process.fail_next_sync = None;
+            process.die_at_write = None;
             process.clock.set_drift(now, 0);
             if process.paused > 0 {
                 process.paused = 0;

@@ -2,6 +2,7 @@
 
 use crate::chance::{Concern, bytes};
 use crate::clock::{MILLISECOND, Nanos};
+use crate::disk::DiskError;
 use crate::invariants::Checker;
 use crate::member::{DiskWrite, Life, StoreTask};
 use crate::network::{digest, is_weighty};
@@ -23,6 +24,8 @@ use std::{
     time::Duration,
 };
 
+/// Of a thousand deaths of a process, how many take the machine's memory along.
+const POWER_LOSS_PERMILLE: u64 = 800;
 const CLUSTER: ClusterId = ClusterId(0x51);
 
 impl World {
@@ -146,16 +149,25 @@ impl World {
         let Some(life) = process.life.take() else { return false };
         process.life_number += 1;
         process.fail_next_sync = None;
-        let disk = process.disk.crash(&mut process.disk_chance);
-        let store = process.store.crash(&mut process.store_chance, may_break);
+        process.die_at_write = None;
+        let before = process.disk.counters;
+        // Mostly the machine goes down with it, else what was written is still in the page cache.
+        let power_lost = process.disk_chance.permille(POWER_LOSS_PERMILLE);
+        if power_lost {
+            process.disk.crash(process.disk_chance.stream());
+        } else {
+            process.disk.kill();
+        }
+        let disk = process.disk.counters;
+        let store = if power_lost { process.store.crash(&mut process.store_chance, may_break) } else { StoreCrash::Lost(0) };
         let life_number = process.life_number;
-        if disk.lost_sectors + disk.lost_names > 0 {
+        if disk.crashes_that_mattered > before.crashes_that_mattered {
             self.tally.fired(FaultClass::Torn);
         }
         if let StoreCrash::WillNotOpen = store {
             self.members[member].rotten = true;
         }
-        self.trace.tell(self.now, || format!("member {member} dies: {disk:?}, store {store:?}"));
+        self.trace.tell(self.now, || format!("member {member} dies: disk so far {disk:?}, store {store:?}"));
         self.checks.on_crash(member);
         self.break_connections(&life);
         for other in (0..members).filter(|other| *other != member) {
@@ -407,7 +419,8 @@ impl World {
         if let Some(class) = fate.cause.filter(|_| weighty && fate.arrivals[0].is_none() && self.members[to].life.is_some()) {
             self.tally.mattered(class);
         }
-        let late = fate.cause == Some(FaultClass::DelayTail) && fate.arrivals[0].is_some_and(|at| at - self.now > self.parameters.heartbeat);
+        let late =
+            fate.cause == Some(FaultClass::DelayTail) && fate.arrivals[0].is_some_and(|at| at - self.now > self.parameters.heartbeat);
         if fate.arrivals[0].is_none() {
             self.trace.tell(self.now, || format!("{member} -> {to}: lost to {:?}: {envelope}", fate.cause));
         }
@@ -437,25 +450,27 @@ impl World {
         let process = &mut self.members[member];
         let Some(life) = process.life.as_mut().filter(|life| !life.disk_busy) else { return };
         let Some(write) = life.writes.front_mut() else { return };
-        let mut failed = None;
+        let mut full = false;
         while let Some(op) = write.ops.front() {
             if matches!(op, WalOp::Sync { .. } | WalOp::SyncDirectory) {
-                break;
-            }
-            if process.full > 0 && matches!(op, WalOp::Create { .. } | WalOp::WriteAt { .. }) {
-                failed = Some(FaultClass::DiskFull);
                 break;
             }
             if tiny && matches!(op, WalOp::Create { .. } | WalOp::Recycle { .. }) {
                 self.tally.mattered(FaultClass::Tiny);
             }
-            if let Err(bad) = process.disk.apply(op) {
-                self.checks.report(Checker::Health, || format!("member {member} asks its disk for the impossible: {}", bad.0));
-                return;
+            process.disk.full = process.full > 0;
+            match process.disk.apply(op) {
+                Ok(()) => drop(write.ops.pop_front()),
+                Err(DiskError::Full) => {
+                    full = true;
+                    break;
+                }
+                Err(bad) => {
+                    return self.checks.report(Checker::Health, || format!("member {member} asks its disk for the impossible: {bad}"));
+                }
             }
-            write.ops.pop_front();
         }
-        if failed.is_some() {
+        if full {
             self.tally.mattered(FaultClass::DiskFull);
             return self.fail_disk(member, 500 * MILLISECOND);
         }
@@ -466,6 +481,11 @@ impl World {
         }
         life.disk_busy = true;
         let number = process.life_number;
+        let death = process.die_at_write.take().map(|down| (process.disk_chance.below(time), down));
+        if let Some((at, down)) = death {
+            self.tally.mattered(FaultClass::Kill);
+            self.after(at, Event::Die { member, life: number, down });
+        }
         self.after(time, Event::DiskDone { member, life: number });
     }
 
@@ -474,17 +494,22 @@ impl World {
         let life = process.life.as_mut().expect("its disk works only while it lives");
         life.disk_busy = false;
         let write = life.writes.front_mut().expect("something was being written");
-        if let Some(down) = process.fail_next_sync.take() {
-            if process.disk.dirty_sectors() > 0 {
-                self.tally.mattered(FaultClass::FsyncError);
+        let failing = process.fail_next_sync.take();
+        process.disk.failing_sync = failing.is_some();
+        process.disk.full = false;
+        let synced = write.ops.pop_front().map_or(Ok(()), |op| process.disk.apply(&op));
+        process.disk.failing_sync = false;
+        match (synced, failing) {
+            (Err(DiskError::SyncFailed), Some(down)) => {
+                if process.disk.is_dirty() {
+                    self.tally.mattered(FaultClass::FsyncError);
+                }
+                return self.fail_disk(member, down);
             }
-            return self.fail_disk(member, down);
-        }
-        if let Some(op) = write.ops.pop_front()
-            && let Err(bad) = process.disk.apply(&op)
-        {
-            self.checks.report(Checker::Health, || format!("member {member} asks its disk for the impossible: {}", bad.0));
-            return;
+            (Ok(()), _) => {}
+            (Err(bad), _) => {
+                return self.checks.report(Checker::Health, || format!("member {member} asks its disk for the impossible: {bad}"));
+            }
         }
         if write.ops.is_empty() {
             let write = life.writes.pop_front().expect("it was there");

@@ -37,6 +37,8 @@ pub struct Member {
     pub slow: Vec<(usize, Nanos)>,
     pub full: u32,
     pub fail_next_sync: Option<Nanos>,
+    /// To die in the middle of the next write, and for how long.
+    pub die_at_write: Option<Nanos>,
     pub chance: Chance,
     pub disk_chance: Chance,
     pub store_chance: Chance,
@@ -50,7 +52,7 @@ impl Member {
         let part = index as u64;
         Self {
             id: MemberId(part + 1),
-            disk: SimDisk::default(),
+            disk: SimDisk { garbage: index % 2 == 0, ..SimDisk::default() },
             store: SimStore::new(),
             clock: MemberClock::default(),
             life: None,
@@ -61,6 +63,7 @@ impl Member {
             slow: Vec::new(),
             full: 0,
             fail_next_sync: None,
+            die_at_write: None,
             chance: Chance::new(seed, Concern::Host, part),
             disk_chance: Chance::new(seed, Concern::Disk, part),
             store_chance: Chance::new(seed, Concern::Store, part),

@@ -55,7 +55,7 @@ fn draw(chance: &mut Chance, allowed: &[u64], members: usize, doomed: &[usize]) 
     let down_ms = chance.tailed(50, 6_000);
     let kind = *chance.pick(allowed);
     match kind {
-        0 | 1 => Fault::Kill { member, down_ms },
+        0 | 1 => Fault::Kill { member, down_ms, at_write: chance.permille(600) },
         2 => Fault::KillAll { down_ms },
         3 => Fault::Pause { member, ms },
         4 => Fault::OneWay { member, inbound: chance.permille(500), ms },
@@ -74,7 +74,7 @@ fn draw(chance: &mut Chance, allowed: &[u64], members: usize, doomed: &[usize]) 
         14 => Fault::DiskFull { member, ms },
         15 => match doomed.first() {
             Some(_) => Fault::BitRot { member: *chance.pick(doomed), down_ms },
-            None => Fault::Kill { member, down_ms },
+            None => Fault::Kill { member, down_ms, at_write: false },
         },
         16 => Fault::ClockDrift { member, ppm: chance.between(0, 200_000).cast_signed() - 100_000, ms: 3 * ms },
         17 => Fault::ClockOffset { member, wall_ms: chance.between(0, 7_200_000).cast_signed() - 3_600_000 },
@@ -112,8 +112,11 @@ mod tests {
         for seed in 0..2_000 {
             let schedule = schedule(seed);
             assert!(schedule.items.len() >= 10);
-            let rotten: BTreeSet<_> =
-                schedule.items.iter().filter_map(|item| if let Fault::BitRot { member, .. } = item.fault { Some(member) } else { None }).collect();
+            let rotten: BTreeSet<_> = schedule
+                .items
+                .iter()
+                .filter_map(|item| if let Fault::BitRot { member, .. } = item.fault { Some(member) } else { None })
+                .collect();
             assert!(rotten.len() <= (schedule.members - 1) / 2, "seed {seed}: {rotten:?}");
         }
     }

@@ -117,7 +117,10 @@ impl World {
         }
         if self.cut.first_write.is_none() {
             self.checks.report(Checker::Liveness, || {
-                format!("cut since {:.3} s, one member reaches {reach}, but no write succeeded in {TIMEOUTS_MAX} election timeouts", since as f64 / 1e9)
+                format!(
+                    "cut since {:.3} s, one member reaches {reach}, but no write succeeded in {TIMEOUTS_MAX} election timeouts",
+                    since as f64 / 1e9
+                )
             });
         }
         let grown = self.max_term().0.saturating_sub(before.0);
@@ -134,7 +137,10 @@ impl World {
     }
 
     fn max_term(&self) -> Term {
-        self.alive().filter_map(|member| self.members[member].life.as_ref().map(|life| life.replica.status().term)).max().unwrap_or_default()
+        self.alive()
+            .filter_map(|member| self.members[member].life.as_ref().map(|life| life.replica.status().term))
+            .max()
+            .unwrap_or_default()
     }
 
     pub(crate) fn on_probed(&mut self, op: OpId, outcome: &Outcome) {

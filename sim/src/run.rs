@@ -41,7 +41,8 @@ pub fn run(schedule: &Schedule, off: Option<Checker>, lines: Option<Lines>) -> O
     let thread = thread::Builder::new().name(SEED_THREAD.into()).spawn(move || {
         let runtime = madsim::runtime::Runtime::with_seed_and_config(seed, madsim::Config::default());
         // Inside, so that the runtime adds no words of its own.
-        let result = runtime.block_on(async move { panic::catch_unwind(panic::AssertUnwindSafe(|| World::new(schedule, off, lines).run())) });
+        let result =
+            runtime.block_on(async move { panic::catch_unwind(panic::AssertUnwindSafe(|| World::new(schedule, off, lines).run())) });
         result.map_err(|_| PANIC.with(|place| place.borrow_mut().take()).unwrap_or_else(|| "panic".into()))
     });
     let result = thread.expect("threads can be made").join().unwrap_or_else(|_| Err("the runtime panicked".into()));
@@ -56,6 +57,7 @@ pub fn run(schedule: &Schedule, off: Option<Checker>, lines: Option<Lines>) -> O
             events: 0,
             simulated: 0,
             tally: crate::member::Tally::default(),
+            #[cfg(test)]
             history: Vec::new(),
         }
     })

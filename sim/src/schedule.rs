@@ -8,38 +8,105 @@ use std::fmt;
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Fault {
     /// The process dies; its disk keeps what was synced and, of the rest, whatever reached it, in any order, torn.
-    Kill { member: usize, down_ms: u64 },
-    KillAll { down_ms: u64 },
+    /// `at_write`: not at once but in the middle of the next write to its log.
+    Kill {
+        member: usize,
+        down_ms: u64,
+        at_write: bool,
+    },
+    KillAll {
+        down_ms: u64,
+    },
     /// The process stands still while its clocks go on (SIGSTOP).
-    Pause { member: usize, ms: u64 },
+    Pause {
+        member: usize,
+        ms: u64,
+    },
     /// Nothing leaves the member, or nothing reaches it.
-    OneWay { member: usize, inbound: bool, ms: u64 },
+    OneWay {
+        member: usize,
+        inbound: bool,
+        ms: u64,
+    },
     /// Members in `side` (a bit each) and the others do not reach each other.
-    Symmetric { side: u64, ms: u64 },
+    Symmetric {
+        side: u64,
+        ms: u64,
+    },
     /// Two halves see each other only through one member.
-    Bridge { middle: usize, ms: u64 },
+    Bridge {
+        middle: usize,
+        ms: u64,
+    },
     /// Everybody sees the middle and nobody else.
-    Star { middle: usize, ms: u64 },
+    Star {
+        middle: usize,
+        ms: u64,
+    },
     /// Members in a row, the first at the end: each sees its neighbours only.
-    Chain { first: usize, ms: u64 },
-    Loss { permille: u64, ms: u64 },
-    Duplicate { permille: u64, ms: u64 },
-    Reorder { permille: u64, spread_ms: u64, ms: u64 },
-    DelayTail { permille: u64, most_ms: u64, ms: u64 },
-    SlowDisk { member: usize, sync_ms: u64, ms: u64 },
+    Chain {
+        first: usize,
+        ms: u64,
+    },
+    Loss {
+        permille: u64,
+        ms: u64,
+    },
+    Duplicate {
+        permille: u64,
+        ms: u64,
+    },
+    Reorder {
+        permille: u64,
+        spread_ms: u64,
+        ms: u64,
+    },
+    DelayTail {
+        permille: u64,
+        most_ms: u64,
+        ms: u64,
+    },
+    SlowDisk {
+        member: usize,
+        sync_ms: u64,
+        ms: u64,
+    },
     /// The next sync fails, and what it should have synced may be lost; the process ends.
-    FsyncError { member: usize, down_ms: u64 },
+    FsyncError {
+        member: usize,
+        down_ms: u64,
+    },
     /// Writes fail until there is room again; the process ends.
-    DiskFull { member: usize, ms: u64 },
+    DiskFull {
+        member: usize,
+        ms: u64,
+    },
     /// The process dies and a bit of its synced log flips.
-    BitRot { member: usize, down_ms: u64 },
-    ClockDrift { member: usize, ppm: i64, ms: u64 },
-    ClockOffset { member: usize, wall_ms: i64 },
-    ClockStep { member: usize, wall_ms: i64 },
+    BitRot {
+        member: usize,
+        down_ms: u64,
+    },
+    ClockDrift {
+        member: usize,
+        ppm: i64,
+        ms: u64,
+    },
+    ClockOffset {
+        member: usize,
+        wall_ms: i64,
+    },
+    ClockStep {
+        member: usize,
+        wall_ms: i64,
+    },
     /// Clients compact to the newest revision and read and watch around it.
-    Compaction { times: u64 },
+    Compaction {
+        times: u64,
+    },
     /// Leadership is handed over on request.
-    Transfer { target: usize },
+    Transfer {
+        target: usize,
+    },
     /// Windows, batches, segments and slices are tiny in this run.
     Tiny,
 }

@@ -36,24 +36,6 @@ impl Hash128 {
             self.mix(u64::from_le_bytes(word));
         }
     }
-
-    #[must_use]
-    pub fn of(words: &[u64]) -> Self {
-        let mut hash = Self::default();
-        words.iter().for_each(|word| hash.mix(*word));
-        hash
-    }
-
-    #[must_use]
-    pub fn with(mut self, word: u64) -> Self {
-        self.mix(word);
-        self
-    }
-
-    #[must_use]
-    pub fn words(self) -> [u64; 2] {
-        [self.0, self.1]
-    }
 }
 
 impl fmt::Display for Hash128 {
@@ -75,11 +57,6 @@ impl Trace {
     #[must_use]
     pub fn new(lines: Option<Lines>) -> Self {
         Self { hash: Hash128::default(), lines }
-    }
-
-    #[inline]
-    pub fn is_told(&self) -> bool {
-        self.lines.is_some()
     }
 
     /// Adds a line, if anybody reads them.

@@ -3,15 +3,9 @@
 use crate::chance::Chance;
 use crate::clock::{MILLISECOND, Nanos};
 use quorate_checker::history::{
-    Compare, Delivery, DeleteRange, Key, Keys, OpId, Outcome, Put, Range, Refused, Relation, Request, Response, Target, Txn, Watch,
+    Compare, DeleteRange, Delivery, Key, Keys, OpId, Outcome, Put, Range, Refused, Relation, Request, Response, Target, Txn, Watch,
 };
-use std::{
-    cell::RefCell,
-    collections::VecDeque,
-    future::poll_fn,
-    rc::Rc,
-    task::Poll,
-};
+use std::{cell::RefCell, collections::VecDeque, future::poll_fn, rc::Rc, task::Poll};
 
 /// Clients that operate; some of them also watch, on streams of their own.
 pub const CLIENTS: u32 = 8;
@@ -23,10 +17,21 @@ const KEYS: u64 = 24;
 #[derive(Debug)]
 pub enum Ask {
     Sleep(Nanos),
-    Call { member: usize, op: OpId, request: Request },
-    Watch { member: usize, op: OpId, request: Watch },
+    Call {
+        member: usize,
+        op: OpId,
+        request: Request,
+    },
+    Watch {
+        member: usize,
+        op: OpId,
+        request: Watch,
+    },
     /// The next delivery of the watch, or nothing after so long.
-    Delivery { watch: OpId, patience: Nanos },
+    Delivery {
+        watch: OpId,
+        patience: Nanos,
+    },
 }
 
 /// What a client does without waiting.
@@ -214,12 +219,9 @@ fn request(op: OpId, known: i64, habits: Habits, chance: &mut Chance) -> Request
         return Request::Range(range(known, chance));
     }
     match chance.below(100) {
-        0..=54 => Request::Put(Put {
-            key: key(chance),
-            value: value(op, 0, habits, chance),
-            prev_kv: chance.permille(300),
-            ignore_value: false,
-        }),
+        0..=54 => {
+            Request::Put(Put { key: key(chance), value: value(op, 0, habits, chance), prev_kv: chance.permille(300), ignore_value: false })
+        }
         55..=67 => Request::DeleteRange(DeleteRange { keys: keys(chance), prev_kv: chance.permille(300) }),
         68..=97 => Request::Txn(txn(op, &mut 0, 1, &mut (0..KEYS).collect(), known, habits, chance)),
         _ => Request::Compact { revision: (known - chance.tailed(0, 150).cast_signed()).max(1) },

@@ -12,7 +12,9 @@ use crate::schedule::{FaultClass, Schedule};
 use crate::store::SimReader;
 use crate::trace::{Hash128, Lines, Trace};
 use crate::workload::{CLIENTS, Port, WATCHERS, observe, operate};
-use quorate_checker::history::{OpId, Outcome, Record, Request};
+#[cfg(test)]
+use quorate_checker::history::Record;
+use quorate_checker::history::{OpId, Outcome};
 use quorate_core::consensus::Envelope;
 use quorate_core::replica::ReplicaEffect;
 use quorate_core::types::{MemberId, SegmentId};
@@ -188,6 +190,8 @@ pub struct Outcomes {
     pub events: u64,
     pub simulated: Nanos,
     pub tally: Tally,
+    /// For tests that compare whole runs.
+    #[cfg(test)]
     pub history: Vec<Record>,
 }
 
@@ -281,6 +285,7 @@ impl World {
             events: self.events,
             simulated: self.now,
             tally: self.tally,
+            #[cfg(test)]
             history: self.desk.history,
         }
     }
@@ -390,10 +395,5 @@ impl World {
 
     pub(crate) fn run_min_end(&self) -> Nanos {
         RUN_MIN
-    }
-
-    /// Whether this request changes something, as far as its form tells.
-    pub(crate) fn writes(request: &Request) -> bool {
-        matches!(request, Request::Put(_))
     }
 }

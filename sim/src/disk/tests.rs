@@ -21,7 +21,7 @@ fn sync(segment: u64) -> WalOp {
 }
 
 fn disk(ops: &[WalOp]) -> SimDisk {
-    let mut disk = SimDisk::new();
+    let mut disk = SimDisk::default();
     ops.iter().try_for_each(|op| disk.apply(op)).unwrap();
     disk
 }
@@ -115,12 +115,12 @@ fn faults_fail_what_they_should_and_are_counted() {
 fn rot_flips_one_durable_bit() {
     let mut disk = disk(&[create(1, 4_096), write(1, 600, vec![7; 10]), sync(1), WalOp::SyncDirectory]);
     let before = disk.read(SegmentId(1), 0, 4_096);
-    let (segment, offset) = disk.rot(&mut rng(1)).unwrap();
+    let (segment, offset) = disk.rot(&mut rng(1), (SegmentId(u64::MAX), 0)).unwrap();
     let after = disk.read(segment, 0, 4_096);
     let changed: Vec<usize> = (0..4_096).filter(|at| before[*at] != after[*at]).collect();
     assert_eq!(changed, [usize::try_from(offset).unwrap()]);
     assert_eq!((before[changed[0]] ^ after[changed[0]]).count_ones(), 1);
-    assert_eq!(SimDisk::new().rot(&mut rng(1)), None);
+    assert_eq!(SimDisk::default().rot(&mut rng(1), (SegmentId(u64::MAX), 0)), None);
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn common(left: &[Entry], right: &[Entry]) -> usize {
 /// One member's lives, and how often a crash mattered.
 fn live(seed: u64) -> DiskCounters {
     let mut rng = rng(seed);
-    let mut disk = SimDisk::new();
+    let mut disk = SimDisk::default();
     disk.garbage = one_in(&mut rng, 2);
     let first = bootstrap(u8::try_from(seed % 256).unwrap());
     let entries = first.entries.clone();

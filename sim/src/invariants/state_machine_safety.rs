@@ -13,7 +13,10 @@ pub(super) fn advance(facts: &mut Facts, member: usize, status: &RaftStatus, con
         if commit == 0 {
             return Ok(());
         }
-        return Err((Checker::StateMachineSafety, format!("member {member} takes {commit} for committed, beyond its log's end {}", mirror.end())));
+        return Err((
+            Checker::StateMachineSafety,
+            format!("member {member} takes {commit} for committed, beyond its log's end {}", mirror.end()),
+        ));
     };
     let known = facts.committed.len() as u64;
     if commit <= known {
@@ -21,11 +24,17 @@ pub(super) fn advance(facts: &mut Facts, member: usize, status: &RaftStatus, con
         return if agreed == own {
             Ok(())
         } else {
-            Err((Checker::StateMachineSafety, format!("member {member} takes another entry for committed at {commit} than was committed there")))
+            Err((
+                Checker::StateMachineSafety,
+                format!("member {member} takes another entry for committed at {commit} than was committed there"),
+            ))
         };
     }
     if known > 0 && mirror.at(known) != facts.committed.last().copied() {
-        return Err((Checker::StateMachineSafety, format!("member {member} commits through {commit} on another log than the committed one at {known}")));
+        return Err((
+            Checker::StateMachineSafety,
+            format!("member {member} commits through {commit} on another log than the committed one at {known}"),
+        ));
     }
     for index in known + 1..=commit {
         facts.committed.push(mirror.at(index).expect("at or below its end"));

@@ -18,7 +18,10 @@ impl VoteOnce {
     pub(super) fn granted(&mut self, member: usize, term: Term, to: MemberId) -> Found {
         let (newest, vote, promised) = &mut self.members[member];
         if term == *newest && vote.is_some_and(|first| first != to) {
-            return Err((Checker::VoteOnce, format!("member {member} voted for both {} and {to} in term {term}", vote.unwrap_or_default())));
+            return Err((
+                Checker::VoteOnce,
+                format!("member {member} voted for both {} and {to} in term {term}", vote.unwrap_or_default()),
+            ));
         }
         if term < *newest {
             return Err((Checker::VoteOnce, format!("member {member} voted in term {term} after it had in term {newest}")));
