@@ -25,7 +25,9 @@ const UNREACHABLE: [(&str, &[&str]); 4] = [
 ];
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("core is in the workspace").to_path_buf()
+    // Asked when run: a target directory may be shared by several checkouts.
+    let core = std::env::var("CARGO_MANIFEST_DIR").expect("run by cargo");
+    Path::new(&core).parent().expect("core is in the workspace").to_path_buf()
 }
 
 #[derive(Debug)]
