@@ -22,9 +22,13 @@ impl Normaliser {
             // Text.
             (r"127\.0\.0\.1:\d+", "<address>"),
             (r"\b\d+(\.\d+)?(ns|µs|ms|s)\b", "<duration>"),
-            (r"\b\d+(\.\d+)? [kMG]?B\b", "<size>"),
+            (r"\b\d+(\.\d+)? [kMG]?B\b|\b\d+%", "<size>"),
             (r"(<address>(?:, |,))\d{1,10}\b", "$1<hash>"),
             (r"\b[0-9a-f]{14,16}\b", "<id>"),
+            // Tables pad to the width of what was replaced.
+            (r" +<", " <"),
+            // What a JSON parser says of text that is not JSON is its own affair; the code is not.
+            (r#""message":"(?:proto: |unexpected EOF|invalid character |Invalid |EOF while |expected )[^}]*""#, r#""message":"<parser>""#),
         ];
         Self(rules.into_iter().map(|(pattern, with)| (Regex::new(pattern).expect("a rule is a valid pattern"), with)).collect())
     }
@@ -57,7 +61,7 @@ mod tests {
             ),
             (
                 "127.0.0.1:2379, 8e9e05c52164694d, 3.7.1, 3.7.0, 20 kB, 16 kB, 20%, 2.1 GB, true",
-                "<address>, <id>, 3.7.1, 3.7.0, <size>, <size>, 20%, <size>, true",
+                "<address>, <id>, 3.7.1, 3.7.0, <size>, <size>, <size>, <size>, true",
             ),
             ("127.0.0.1:2379, 3245166379", "<address>, <hash>"),
             ("\"MemberID\" : 10276657743932975437\n\"Revision\" : 1", "\"MemberID\" : <id>\n\"Revision\" : 1"),

@@ -103,8 +103,8 @@ fn check_branch<R: StateReader>(store: &Store<R>, txn: &Txn, path: &mut impl Ite
         match op {
             Op::Range(request) => check_range(store, request)?,
             Op::Put(put) => {
-                check_previous(store, put)?;
                 check_lease(put)?;
+                check_previous(store, put)?;
             }
             Op::DeleteRange(_) => {}
             Op::Txn(nested) => check_branch(store, nested, path)?,
