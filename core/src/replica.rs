@@ -272,7 +272,7 @@ impl<R: StateReader> Replica<R> {
     fn on_synced(&mut self, now: Now, number: CommitNumber, out: &mut Vec<ReplicaEffect<R>>) {
         self.sync.under_way = false;
         let covered = self.unsynced.partition_point(|(commit, _)| *commit <= number);
-        let newest = self.unsynced.drain(..covered).last();
+        let newest = self.unsynced.drain(..covered).next_back();
         if let Some((_, applied)) = newest {
             self.synced_before = core::mem::replace(&mut self.synced, applied);
         }
