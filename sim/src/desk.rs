@@ -329,8 +329,8 @@ impl World {
         let request = watch.request.take().expect("a watch is opened once");
         self.members[member].life.as_mut().expect("lives").streams.insert(stream, op);
         self.step_hub(member, HubInput::<SimReader>::Open(stream));
-        let progress_notify = op % 2 == 0;
-        let fragment = op % 3 == 0;
+        let progress_notify = op.is_multiple_of(2);
+        let fragment = op.is_multiple_of(3);
         let request = quorate_core::watch::WatchRequest { progress_notify, fragment, ..convert::watch(&request) };
         self.step_hub(member, HubInput::<SimReader>::Create(stream, request));
     }

@@ -3,7 +3,7 @@
 use crate::chance::Chance;
 use crate::clock::{MILLISECOND, SECOND};
 use crate::network::{Disturbance, Links, MEMBERS_MAX, link, links};
-use crate::schedule::Fault;
+use crate::schedule::{Fault, FaultClass};
 use crate::world::{Event, World};
 use quorate_checker::history::Record;
 use quorate_core::replica::ReplicaInput;
@@ -60,6 +60,14 @@ impl World {
                 for member in 0..self.members.len() {
                     let down = down_ms * MILLISECOND + self.members[member].chance.below(200 * MILLISECOND);
                     self.kill(member, Some(down));
+                }
+            }
+            Fault::Storm { times, most_ms } => {
+                self.storm = (times, most_ms * MILLISECOND);
+                self.storm_victims = 0;
+                let leader = (0..self.members.len()).find(|member| self.members[*member].leads());
+                if let Some(member) = leader {
+                    self.strike(member);
                 }
             }
             Fault::Pause { member, ms } => {
@@ -155,6 +163,22 @@ impl World {
         }
     }
 
+    /// A storm takes a leader.
+    pub(crate) fn strike(&mut self, member: usize) {
+        if self.storm.0 == 0 {
+            return;
+        }
+        self.storm.0 -= 1;
+        self.storm_victims += 1;
+        if self.storm_victims > 1 {
+            self.tally.mattered(FaultClass::Storm);
+        }
+        let process = &mut self.members[member];
+        let (life, at) = (process.life_number, process.chance.below(self.storm.1));
+        let down = process.chance.tailed(20 * MILLISECOND, 1_500 * MILLISECOND);
+        self.after(at, Event::Die { member, life, down });
+    }
+
     fn resume(&mut self, member: usize) {
         self.members[member].paused -= 1;
         if self.members[member].paused == 0 {
@@ -181,6 +205,7 @@ impl World {
     pub(crate) fn heal(&mut self) {
         self.trace.tell(self.now, || "all is healed".into());
         self.network.calm_all();
+        self.storm = (0, 0);
         for member in 0..self.members.len() {
             let now = self.now;
             let process = &mut self.members[member];

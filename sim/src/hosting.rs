@@ -393,6 +393,9 @@ impl World {
     }
 
     fn on_role_changed(&mut self, member: usize, role: Role) {
+        if role == Role::Leader {
+            self.strike(member);
+        }
         if self.members[member].clock.drift_ppm() != 0 {
             self.tally.mattered(FaultClass::ClockDrift);
         }

@@ -50,9 +50,11 @@ impl Member {
     #[must_use]
     pub fn new(seed: u64, index: usize) -> Self {
         let part = index as u64;
+        let mut disk = SimDisk::default();
+        disk.garbage = index.is_multiple_of(2);
         Self {
             id: MemberId(part + 1),
-            disk: SimDisk { garbage: index % 2 == 0, ..SimDisk::default() },
+            disk,
             store: SimStore::new(),
             clock: MemberClock::default(),
             life: None,

@@ -12,7 +12,9 @@ const FAULTS_MAX: u64 = 26;
 /// A tenth of the seeds end in a cut that is not healed at first.
 const TRAP_PERMILLE: u64 = 100;
 /// Kinds drawn from: see [`draw`].
-const KINDS: u64 = 21;
+const KINDS: u64 = 22;
+/// Of a thousand seeds, how many let leaders die one after the other while entries travel one by one.
+const STORMY_PERMILLE: u64 = 80;
 
 #[must_use]
 pub fn schedule(seed: u64) -> Schedule {
@@ -27,8 +29,14 @@ pub fn schedule(seed: u64) -> Schedule {
         doomed.swap(at, at + chance.below((members - at) as u64) as usize);
     }
     doomed.truncate((members - 1) / 2);
-    if chance.permille(300) {
+    let stormy = chance.permille(STORMY_PERMILLE);
+    if stormy || chance.permille(300) {
         items.push(Item { at_ms: 0, fault: Fault::Tiny });
+    }
+    if stormy {
+        for at_ms in [4_000, 18_000, 32_000] {
+            items.push(Item { at_ms, fault: storm(&mut chance) });
+        }
     }
     for _ in 0..chance.between(FAULTS_MIN, FAULTS_MAX) {
         let at_ms = chance.between(CHAOS_BEGIN_MS, CHAOS_END_MS - 1_000);
@@ -80,8 +88,13 @@ fn draw(chance: &mut Chance, allowed: &[u64], members: usize, doomed: &[usize]) 
         17 => Fault::ClockOffset { member, wall_ms: chance.between(0, 7_200_000).cast_signed() - 3_600_000 },
         18 => Fault::ClockStep { member, wall_ms: chance.between(0, 7_200_000).cast_signed() - 3_600_000 },
         19 => Fault::Compaction { times: chance.between(1, 4) },
-        _ => Fault::Transfer { target: member },
+        20 => Fault::Transfer { target: member },
+        _ => storm(chance),
     }
+}
+
+fn storm(chance: &mut Chance) -> Fault {
+    Fault::Storm { times: chance.between(3, 12), most_ms: chance.tailed(3, 60) }
 }
 
 #[cfg(test)]

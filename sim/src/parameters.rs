@@ -46,9 +46,9 @@ impl Parameters {
             hub.catch_up_revisions = chance.between(1, 20) as usize;
         }
         if tiny {
-            limits.append_entries = chance.between(1, 4) as usize;
+            limits.append_entries = if chance.permille(500) { 1 } else { chance.between(2, 4) as usize };
             limits.append_bytes = chance.between(100, 600) as usize;
-            limits.inflight_appends = chance.between(1, 3) as usize;
+            limits.inflight_appends = if chance.permille(500) { 1 } else { chance.between(2, 3) as usize };
             limits.inflight_bytes = chance.between(200, 4_000) as usize;
             limits.unapplied_entries = chance.between(8, 60);
             limits.pending_proposals = chance.between(4, 16) as usize;

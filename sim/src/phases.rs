@@ -58,8 +58,10 @@ impl World {
                 self.cut.since = Some(self.now);
                 self.cut.term = self.max_term();
                 // Somebody asks wherever a quorum can be reached.
-                for member in self.alive().collect::<Vec<_>>() {
-                    self.probe(member);
+                for member in 0..self.members.len() {
+                    if self.members[member].life.is_some() {
+                        self.probe(member);
+                    }
                 }
                 self.after(TIMEOUTS_MAX * timeout, Event::Phase(Phase::CutJudged));
             }
@@ -79,9 +81,11 @@ impl World {
                     self.checks.report(Checker::Liveness, || format!("no leader {TIMEOUTS_MAX} election timeouts after all was healed"));
                 }
                 self.cut.alive_since = Some(self.now);
-                for member in self.alive().collect::<Vec<_>>() {
-                    let op = self.probe(member);
-                    self.cut.probes.push(op);
+                for member in 0..self.members.len() {
+                    if self.members[member].life.is_some() {
+                        let op = self.probe(member);
+                        self.cut.probes.push(op);
+                    }
                 }
                 let stop = (self.now + 2 * SECOND).max(self.run_min_end().saturating_sub(3 * SECOND));
                 self.at(stop, Event::Phase(Phase::Stopping));
@@ -180,7 +184,7 @@ impl World {
     /// The last judgement: members equal, history right, watches satisfied.
     pub(crate) fn judge(&mut self) -> Option<(Checker, String)> {
         let mut first: Option<(usize, u128, u32)> = None;
-        for member in self.alive().collect::<Vec<_>>() {
+        for member in self.alive() {
             let view = &self.members[member].life.as_ref().expect("alive").view;
             let hash = match view.hash_kv(Revision(0)) {
                 Ok(hash) => hash.hash,

@@ -47,7 +47,7 @@ pub fn run(schedule: &Schedule, off: Option<Checker>, lines: Option<Lines>) -> O
     });
     let result = thread.expect("threads can be made").join().unwrap_or_else(|_| Err("the runtime panicked".into()));
     result.unwrap_or_else(|text| {
-        let violation = (off != Some(Checker::Assertion)).then(|| Violation { checker: Checker::Assertion, at: Nanos::MAX, text });
+        let violation = (off != Some(Checker::Assertion)).then_some(Violation { checker: Checker::Assertion, at: Nanos::MAX, text });
         Outcomes {
             violation,
             hash: Hash128::default(),

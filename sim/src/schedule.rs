@@ -119,6 +119,7 @@ pub enum FaultClass {
     /// A kill that left a torn or reordered tail.
     Torn,
     KillAll,
+    Storm,
     Pause,
     OneWay,
     Symmetric,
@@ -142,10 +143,11 @@ pub enum FaultClass {
 }
 
 impl FaultClass {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Kill,
         Self::Torn,
         Self::KillAll,
+        Self::Storm,
         Self::Pause,
         Self::OneWay,
         Self::Symmetric,
@@ -180,6 +182,7 @@ impl FaultClass {
             Self::Kill => "writes not yet durable were under way, or the victim led",
             Self::Torn => "recovery found a torn tail and cut it",
             Self::KillAll => "a client was waiting for an answer",
+            Self::Storm => "two leaders in a row died of it",
             Self::Pause => "it led, or weighty messages waited for it",
             Self::OneWay | Self::Symmetric | Self::Bridge | Self::Star | Self::Chain => "it cut a weighty message between live members",
             Self::Loss => "a weighty message was lost",
@@ -211,6 +214,7 @@ impl Fault {
         match self {
             Self::Kill { .. } => FaultClass::Kill,
             Self::KillAll { .. } => FaultClass::KillAll,
+            Self::Storm { .. } => FaultClass::Storm,
             Self::Pause { .. } => FaultClass::Pause,
             Self::OneWay { .. } => FaultClass::OneWay,
             Self::Symmetric { .. } => FaultClass::Symmetric,

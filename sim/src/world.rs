@@ -173,6 +173,9 @@ pub struct World {
     /// Compactions count as mattering until then.
     pub(crate) compaction_until: Nanos,
     pub(crate) transfer_to: Option<(usize, Nanos)>,
+    /// So many more leaders die, each at most so long after its election.
+    pub(crate) storm: (u64, Nanos),
+    pub(crate) storm_victims: u64,
     pub(crate) off: Option<Checker>,
     pub(crate) effects: Vec<ReplicaEffect<SimReader>>,
     pub(crate) done: bool,
@@ -222,6 +225,8 @@ impl World {
             cut: crate::phases::CutWatch::default(),
             compaction_until: 0,
             transfer_to: None,
+            storm: (0, 0),
+            storm_victims: 0,
             off,
             effects: Vec::new(),
             done: false,
