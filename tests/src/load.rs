@@ -36,6 +36,7 @@ pub fn start(runtime: &tokio::runtime::Runtime, recorder: &Arc<Recorder>, endpoi
         .map(|endpoint| Channel::from_shared(format!("http://{endpoint}")).expect("an address"))
         .map(|endpoint| endpoint.connect_timeout(Duration::from_secs(1)))
         .collect();
+    let _inside = runtime.enter();
     let mut clients = Clients { operating: Vec::new(), watching: Vec::new() };
     let mut number = 0;
     // Every client has a connection of its own to each member, as separate programs would.
