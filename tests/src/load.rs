@@ -16,6 +16,8 @@ use tonic::{Streaming, transport::Channel};
 const KEYS: u64 = 64;
 /// A client gives an operation up after so long; what became of it is unknown then.
 const OPERATION_LIMIT: Duration = Duration::from_secs(5);
+/// A prober gives up sooner, so that it notices the end of an outage: others may still wait for a member that is gone.
+const PROBE_LIMIT: Duration = Duration::from_millis(200);
 /// Between two tries of a client that could not do anything.
 const BACKOFF: Duration = Duration::from_millis(100);
 const COMPACTION_PERIOD: Duration = Duration::from_secs(2);
@@ -40,10 +42,11 @@ pub fn start(runtime: &tokio::runtime::Runtime, recorder: &Arc<Recorder>, endpoi
     let mut clients = Clients { operating: Vec::new(), watching: Vec::new() };
     let mut number = 0;
     // Every client has a connection of its own to each member, as separate programs would.
-    let mut client = || {
+    let mut client = |limit| {
         number += 1;
         Client {
             number,
+            limit,
             recorder: Arc::clone(recorder),
             channels: channels.iter().map(tonic::transport::Endpoint::connect_lazy).collect(),
             member: number as usize % channels.len(),
@@ -51,14 +54,17 @@ pub fn start(runtime: &tokio::runtime::Runtime, recorder: &Arc<Recorder>, endpoi
         }
     };
     for _ in 0..numbers.writers {
-        clients.operating.push(runtime.spawn(client().write()));
+        clients.operating.push(runtime.spawn(client(OPERATION_LIMIT).write()));
+    }
+    for _ in 0..channels.len() {
+        clients.operating.push(runtime.spawn(client(PROBE_LIMIT).write()));
     }
     for _ in 0..numbers.readers {
-        clients.operating.push(runtime.spawn(client().read()));
+        clients.operating.push(runtime.spawn(client(OPERATION_LIMIT).read()));
     }
-    clients.operating.push(runtime.spawn(client().compact()));
+    clients.operating.push(runtime.spawn(client(OPERATION_LIMIT).compact()));
     for watcher in 0..numbers.watchers {
-        clients.watching.push(runtime.spawn(client().watch(watcher)));
+        clients.watching.push(runtime.spawn(client(OPERATION_LIMIT).watch(watcher)));
     }
     clients
 }
@@ -95,6 +101,7 @@ pub async fn read_everything(recorder: &Recorder, endpoint: &str) -> bool {
 
 struct Client {
     number: ClientId,
+    limit: Duration,
     recorder: Arc<Recorder>,
     channels: Vec<Channel>,
     member: usize,
@@ -117,7 +124,7 @@ impl Client {
     /// One operation, recorded; a client that is not served turns to the next member after a moment.
     async fn operate(&mut self, request: impl FnOnce(OpId) -> Request) -> bool {
         let (op, request) = self.recorder.invoke(self.number, request);
-        let outcome = timeout(OPERATION_LIMIT, wire::send(&mut self.kv(), &request)).await.unwrap_or(Outcome::Unknown);
+        let outcome = timeout(self.limit, wire::send(&mut self.kv(), &request)).await.unwrap_or(Outcome::Unknown);
         let served = matches!(outcome, Outcome::Ok { .. });
         self.recorder.returned(op, outcome);
         if !served {
