@@ -1,11 +1,15 @@
 //! Judges real processes from outside: the same commands, requests, faults and benchmarks against etcd 3.7.1 and Quorate.
 
+mod chaos;
 mod compare;
 mod fuzz;
+mod load;
 mod normalise;
 mod peers;
 mod process;
 mod ratios;
+mod recorder;
+mod wire;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -28,6 +32,8 @@ enum Suite {
     Fuzz(fuzz::Options),
     /// Run etcd's own benchmark interleaved against both and print rates, percentiles, server CPU per operation and ratios.
     Ratios(ratios::Options),
+    /// Kill and stop real members under load, then judge the history: nothing acknowledged lost, linearizable, watches whole.
+    Chaos(chaos::Options),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +45,7 @@ fn main() -> ExitCode {
         Suite::Compare(options) => compare::run(&options),
         Suite::Fuzz(options) => fuzz::run(&options),
         Suite::Ratios(options) => ratios::run(&options),
+        Suite::Chaos(options) => chaos::run(&options),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

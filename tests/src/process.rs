@@ -10,7 +10,7 @@ use std::{
     error::Error,
     fs::File,
     net::TcpListener,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -60,7 +60,8 @@ pub struct Member {
 pub struct Cluster {
     pub server: Server,
     pub members: Vec<Member>,
-    folder: TempDir,
+    /// Goes away with everything in it.
+    _folder: TempDir,
 }
 
 /// A port that was free a moment ago. Members are given theirs by number, as an operator would.
@@ -121,16 +122,11 @@ impl Cluster {
             .collect();
             member.start()?;
         }
-        let cluster = Self { server, members, folder };
+        let cluster = Self { server, members, _folder: folder };
         for member in &cluster.members {
             member.wait_ready()?;
         }
         Ok(cluster)
-    }
-
-    /// A folder for the suite's own files.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
     }
 
     /// All client addresses, for `--endpoints`.

@@ -18,6 +18,8 @@ pub(crate) struct Evidence<'a> {
     watches: Vec<Coverage<'a>>,
     /// An operation whose value was seen as of some gap belongs there.
     reserved: HashMap<usize, i64>,
+    /// The same, by gap: where a value was seen, nobody else comes into question.
+    pointed_at: HashMap<i64, Vec<usize>>,
 }
 
 /// What a watch must have delivered, and of that what came from gaps.
@@ -76,7 +78,7 @@ impl<'a> Evidence<'a> {
     pub(crate) fn candidates(&self, model: &Model, floor: i64, seen: Place, used: impl Fn(usize) -> bool) -> Vec<usize> {
         let revision = model.revision() + 1;
         let mut found: Vec<usize> = Vec::new();
-        for &index in &self.unknown {
+        for &index in self.pointed_at.get(&revision).unwrap_or(&self.unknown) {
             let operation = &self.operations[index];
             let open = operation.called < seen && !used(index) && self.reserved.get(&index).is_none_or(|&at| at == revision);
             // Who may stand here may stand later too, so among equal requests the choice is free.
@@ -145,10 +147,13 @@ impl<'a> Evidence<'a> {
         }
         for (&revision, kvs) in &self.kvs {
             for (kv, _) in kvs.iter().filter(|(_, value_shown)| *value_shown) {
-                match writers.get(kv.value.as_slice()).map(Vec::as_slice) {
-                    Some(&[writer]) => self.reserved.insert(writer, revision),
-                    _ => None,
-                };
+                if let Some(&[writer]) = writers.get(kv.value.as_slice()).map(Vec::as_slice) {
+                    self.reserved.insert(writer, revision);
+                    let pointed_at = self.pointed_at.entry(revision).or_default();
+                    if !pointed_at.contains(&writer) {
+                        pointed_at.push(writer);
+                    }
+                }
             }
         }
     }
