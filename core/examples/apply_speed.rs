@@ -21,7 +21,14 @@ impl StateReader for Empty {
     fn get(&self, _: Table, _: &[u8]) -> Result<Option<Bytes>, ReadFailed> {
         Ok(None)
     }
-    fn scan(&self, _: Table, _: &[u8], _: &[u8], _: Direction, _: &mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>) -> Result<(), ReadFailed> {
+    fn scan(
+        &self,
+        _: Table,
+        _: &[u8],
+        _: &[u8],
+        _: Direction,
+        _: &mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>,
+    ) -> Result<(), ReadFailed> {
         Ok(())
     }
 }
