@@ -123,6 +123,11 @@ pub struct Machine<R: StateReader> {
     failed: bool,
 }
 
+/// What a state store has applied, before a machine is opened from it: recovery of the log wants to know.
+pub fn stored_applied<R: StateReader>(reader: &R) -> Result<LogId, ReadFailed> {
+    Ok(tables::Tables::load(reader)?.applied.applied)
+}
+
 impl<R: StateReader> Machine<R> {
     /// Builds the state from the store: index from settled and recent rows, then the small tables. An empty store is a fresh one.
     pub fn open(settings: MachineSettings, reader: R) -> Result<Self, ReadFailed> {

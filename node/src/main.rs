@@ -1,1 +1,42 @@
-fn main() {}
+//! `quorate`: one member of a cluster.
+
+use quorate_node::{config::Config, logging, run};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let config = match Config::from_process() {
+        Ok(config) => config,
+        Err(usage) => {
+            if usage.asked {
+                println!("{}", usage.message);
+            } else {
+                eprintln!("{}", usage.message);
+            }
+            return ExitCode::from(usage.exit);
+        }
+    };
+    if let Err(error) = logging::start(&config.log) {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    stop_on_panic();
+    match run::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(target: "quorate", error, "this member cannot start");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A member must never live on without one of its threads.
+fn stop_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let place = panic.location().map_or_else(String::new, ToString::to_string);
+        let what = panic.payload_as_str().unwrap_or("unknown");
+        tracing::error!(target: "quorate", error = what, place, "a broken assumption stops this member");
+        report(panic);
+        std::process::abort();
+    }));
+}

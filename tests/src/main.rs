@@ -1,1 +1,51 @@
-fn main() {}
+//! Judges real processes from outside: the same commands, requests, faults and benchmarks against etcd 3.7.1 and Quorate.
+
+mod compare;
+mod fuzz;
+mod normalise;
+mod peers;
+mod process;
+mod ratios;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Suites that need real processes. The peers (etcd, etcdctl and etcd's benchmark 3.7.1) are built into target/peers at first use.
+#[derive(Parser, Debug)]
+#[command(name = "tests", version)]
+struct Arguments {
+    #[command(subcommand)]
+    suite: Suite,
+}
+
+#[derive(Subcommand, Debug)]
+enum Suite {
+    /// Build etcd, etcdctl and etcd's benchmark 3.7.1 into target/peers (needs Go).
+    Peers,
+    /// Run the same etcdctl commands and JSON requests against both and compare output and exit codes byte for byte.
+    Compare(compare::Options),
+    /// Send random requests, valid and not, to both and compare answers and errors.
+    Fuzz(fuzz::Options),
+    /// Run etcd's own benchmark interleaved against both and print rates, percentiles, server CPU per operation and ratios.
+    Ratios(ratios::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().suite {
+        Suite::Peers => peers::build().map(|folder| {
+            println!("peers are in {}", folder.display());
+            true
+        }),
+        Suite::Compare(options) => compare::run(&options),
+        Suite::Fuzz(options) => fuzz::run(&options),
+        Suite::Ratios(options) => ratios::run(&options),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,3 +1,35 @@
 //! Everything a client talks to, over one [`front::Front`].
+//!
+//! A host makes one [`Surface`] for the process and mounts it as often as it likes, say once a worker with that worker's front:
+//! [`grpc_routes`] for HTTP/2, [`configure_http`] for the JSON gateway, health, version and metrics.
 
 pub mod front;
+mod gateway;
+pub mod grpc;
+mod ops;
+pub mod proto;
+pub mod raw;
+pub mod refusal;
+mod service;
+mod surface;
+
+pub use surface::{Options, Surface, Versions};
+
+use crate::{front::Front, service::Service};
+use actix_web::web::ServiceConfig;
+use tonic::service::Routes;
+
+/// The gRPC services: KV, Watch, Cluster, Maintenance and Health; every other path answers `Unimplemented`.
+#[must_use]
+pub fn grpc_routes<F: Front>(front: F, surface: &Surface) -> Routes {
+    grpc::routes(&Service::new(front, surface.clone()))
+}
+
+/// Everything over HTTP/1.1, as configuration for an `actix_web::App`; unknown paths answer 404.
+pub fn configure_http<F: Front>(front: F, surface: &Surface) -> impl Fn(&mut ServiceConfig) + Clone + Send + 'static {
+    let service = Service::new(front, surface.clone());
+    move |config: &mut ServiceConfig| {
+        ops::configure(config, &service);
+        gateway::configure(config, &service);
+    }
+}

@@ -84,9 +84,12 @@ pub enum Message {
         hint: LogId,
         round: u64,
     },
+    /// `commit` is never above what the receiver acknowledged. `replicated`: every member's log agrees durably through here, so
+    /// nobody needs the log before it from anyone.
     Heartbeat {
         commit: LogIndex,
         round: u64,
+        replicated: LogIndex,
     },
     HeartbeatReply {
         round: u64,

@@ -1,15 +1,44 @@
-//! Raft: elections, replication, linearizable reads. Pure: no clock, socket, disk or chance of its own.
+//! ② Raft: elections, replication, linearizable reads. Pure: no clock, socket, disk or chance of its own.
+//!
+//! One write's way: [`proposal`] takes it, the leader appends it to its [`log`] and to the WAL's write in the making, `flush`
+//! hands that write to the disk and, at the same time, [`replication`] sends the entries on. What promises durability waits in
+//! [`durability`]. What a [`quorum`] has durably is committed and goes to the machine.
+//!
+//! Whom we listen to: a message for another member, or in our own name, is a clone's or a stray and is dropped with `Distrust`.
+//! From a member that is not in our configuration, only what a member of a *newer* one may say is taken, because ours may lag
+//! (Raft §6): appends and heartbeats of a leader, and vote requests of a log that is longer than ours.
+//!
+//! Not here yet: snapshots to followers below the WAL's start, reconfiguration by clients, leases.
 
+mod display;
+mod durability;
+mod election;
+mod log;
+mod membership;
 mod message;
+mod proposal;
+mod quorum;
+mod read_index;
+mod replication;
 
 pub use message::{Configuration, Entry, Envelope, ForwardRefusal, Message, Payload, Role};
 
+use self::{
+    durability::Durability,
+    log::Log,
+    membership::Membership,
+    proposal::{Proposals, Window},
+    read_index::{Reads, Rounds},
+    replication::{Acknowledgement, Progress},
+};
 use crate::command::RaftStatus;
 use crate::effect::{ConsensusEffect, ConsensusInput};
-use crate::types::{Boot, LogIndex, MemberId, Monotonic, Now};
-use crate::wal::Recovered;
-use alloc::vec::Vec;
+use crate::types::{Boot, LogId, LogIndex, MemberId, Monotonic, Now, Term, WriteNumber};
+use crate::wal::{Record, Recovered};
+use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
 use core::time::Duration;
+use rand_chacha::ChaCha8Rng;
+use rand_core::SeedableRng;
 
 /// What a member is told at start and never changes in one life.
 #[derive(Clone, Debug)]
@@ -45,6 +74,10 @@ pub struct Limits {
     pub pending_reads: usize,
     /// Request ids remembered per member and boot against a second append.
     pub forward_window: usize,
+    /// Bytes of entries appended but not applied, above which a follower takes no more from its leader for now.
+    pub unapplied_bytes: usize,
+    /// Entries kept in the WAL although every member has them and the state store is synced beyond them.
+    pub retained_entries: u64,
 }
 
 impl Default for Limits {
@@ -59,46 +92,418 @@ impl Default for Limits {
             pending_proposals: 16_384,
             pending_reads: 65_536,
             forward_window: 65_536,
+            unapplied_bytes: 256 << 20,
+            retained_entries: 5_000,
         }
     }
 }
 
 /// The Raft actor of one member.
 #[derive(Debug)]
-pub struct Consensus {}
+pub struct Consensus {
+    settings: Settings,
+    rng: ChaCha8Rng,
+    now: Monotonic,
+    term: Term,
+    vote: Option<MemberId>,
+    state: State,
+    /// Who leads this term, as far as known; this member itself if it leads.
+    leader: Option<MemberId>,
+    /// When the leader was last heard: until T has passed since, its followers stick to it.
+    leader_heard: Monotonic,
+    /// When a member that does not lead begins to campaign.
+    election_at: Monotonic,
+    log: Log,
+    membership: Membership,
+    durability: Durability,
+    /// Invariant: `applied <= delivered <= commit <= log.last()`.
+    commit: LogIndex,
+    /// Handed to the machine through here.
+    delivered: LogIndex,
+    applied: LogIndex,
+    state_synced: LogIndex,
+    /// Every member's log is known to agree durably through here.
+    replicated: LogIndex,
+    released: LogIndex,
+    /// The newest commit index that the WAL was told.
+    commit_recorded: LogIndex,
+    /// What to answer the leader at the next flush.
+    acknowledgement: Option<Acknowledgement>,
+    proposals: Proposals,
+    reads: Reads,
+    announced: (Term, Role, Option<MemberId>),
+    leader_changes: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    Follower,
+    /// Who would vote for this member.
+    PreCandidate(BTreeMap<MemberId, bool>),
+    /// Who voted.
+    Candidate(BTreeMap<MemberId, bool>),
+    Leader(Box<Leader>),
+}
+
+/// What only a leader has.
+#[derive(Debug)]
+struct Leader {
+    /// Every other member, voter or learner.
+    peers: BTreeMap<MemberId, Progress>,
+    rounds: Rounds,
+    /// Forwarded requests seen in this term, by the member that took them.
+    windows: BTreeMap<MemberId, Window>,
+    transfer: Option<Transfer>,
+    heartbeat_at: Monotonic,
+    /// The first entry of this term.
+    term_start: LogIndex,
+}
+
+/// Leadership on its way to another member. Proposals are held meanwhile.
+#[derive(Debug)]
+struct Transfer {
+    target: MemberId,
+    deadline: Monotonic,
+    /// `TimeoutNow` has left.
+    asked: bool,
+}
 
 impl Consensus {
     /// `configuration` is the one stored with `applied` in the state store (for a new member: the bootstrap one); entries of
     /// the recovered log after it may change it.
+    ///
+    /// # Panics
+    /// If the recovered log ends before `applied`, or begins after it: such a member has lost what it promised to keep.
     #[must_use]
-    pub fn new(_settings: Settings, _recovered: Recovered, _configuration: Configuration, _applied: LogIndex, _now: Now) -> Self {
-        todo!()
+    pub fn new(settings: Settings, recovered: Recovered, configuration: Configuration, applied: LogIndex, now: Now) -> Self {
+        let Recovered { term, vote, commit, before, entries, planner, .. } = recovered;
+        let mut membership = Membership::new(applied, configuration);
+        for entry in entries.iter().filter(|entry| entry.id.index > applied) {
+            if let Payload::Configuration(configuration) = &entry.payload {
+                membership.append(entry.id.index, configuration.clone());
+            }
+        }
+        let log = Log::new(before, entries);
+        let last = log.last().index;
+        assert!(last >= applied, "the log ends at {last} but the state store has applied {applied}");
+        assert!(log.first() <= applied.next(), "the log begins at {} but the state store has applied only {applied}", log.first());
+        let mut consensus = Self {
+            rng: ChaCha8Rng::from_seed(settings.seed),
+            settings,
+            now: now.monotonic,
+            term,
+            vote,
+            state: State::Follower,
+            leader: None,
+            leader_heard: now.monotonic,
+            election_at: now.monotonic,
+            log,
+            membership,
+            durability: Durability::new(planner, applied),
+            commit: commit.max(applied).min(last),
+            delivered: applied,
+            applied,
+            state_synced: LogIndex::default(),
+            replicated: LogIndex::default(),
+            released: LogIndex::default(),
+            commit_recorded: commit,
+            acknowledgement: None,
+            proposals: Proposals::default(),
+            reads: Reads::default(),
+            announced: (term, Role::Follower, None),
+            leader_changes: 0,
+        };
+        consensus.rearm();
+        consensus.check_invariants();
+        consensus
     }
 
     /// When to `step` with `Wake`, if nothing else happens first.
     #[must_use]
     pub fn deadline(&self) -> Monotonic {
-        todo!()
+        if let State::Leader(leader) = &self.state {
+            return leader.heartbeat_at;
+        }
+        let waiting = [self.proposals.oldest_held(), self.reads.oldest_unsent()].into_iter().flatten();
+        waiting.map(|since| since + self.settings.election_timeout).fold(self.election_at, Monotonic::min)
     }
 
     /// Advances by one input; accumulates what `flush` will write and append.
-    pub fn step(&mut self, _now: Now, _input: ConsensusInput, _out: &mut Vec<ConsensusEffect>) {
-        todo!()
+    pub fn step(&mut self, now: Now, input: ConsensusInput, out: &mut Vec<ConsensusEffect>) {
+        self.now = self.now.max(now.monotonic);
+        match input {
+            ConsensusInput::Wake => self.on_wake(out),
+            ConsensusInput::Receive(envelope) => self.on_receive(envelope, out),
+            ConsensusInput::PeerClosed(peer) => self.on_peer_closed(peer, out),
+            ConsensusInput::Propose(proposals) => self.on_propose(proposals, out),
+            ConsensusInput::Read(read) => self.on_read(read, out),
+            ConsensusInput::Durable(number) => self.on_durable(number, out),
+            ConsensusInput::LogRead { segment, offset, bytes } => self.on_log_read(segment, offset, &bytes),
+            ConsensusInput::Applied(index) => self.on_applied(index),
+            ConsensusInput::StateSynced(index) => self.on_state_synced(index),
+            ConsensusInput::DiskFailed => self.on_disk_failed(),
+            ConsensusInput::Transfer(target) => self.on_transfer(target),
+        }
+        self.expire_proposals(out);
+        self.expire_reads(out);
+        self.announce(out);
+        self.check_invariants();
     }
 
     /// Emits at most one WAL write, and to each peer what its window allows.
-    pub fn flush(&mut self, _now: Now, _out: &mut Vec<ConsensusEffect>) {
-        todo!()
+    pub fn flush(&mut self, now: Now, out: &mut Vec<ConsensusEffect>) {
+        self.now = self.now.max(now.monotonic);
+        self.route_proposals(out);
+        self.advance_commit();
+        self.route_reads(out);
+        if self.begin_round(out) {
+            self.send_heartbeats(out);
+        }
+        self.replicate(out);
+        self.send_acknowledgement(out);
+        self.write(out);
+        self.deliver(out);
+        self.log.evict(self.applied.min(self.durability.durable()), self.settings.limits.tail_bytes);
+        self.announce(out);
+        self.check_invariants();
     }
 
     #[must_use]
     pub fn status(&self) -> RaftStatus {
-        todo!()
+        RaftStatus {
+            member: self.settings.member,
+            leader: self.leader,
+            term: self.term,
+            committed: self.commit,
+            applied: self.applied,
+            durable: self.durability.durable(),
+            first: self.durability.planner().first(),
+            is_learner: self.configuration().learners.contains(&self.settings.member),
+            leader_changes: self.leader_changes,
+            proposals_pending: self.proposals.len() as u64,
+        }
+    }
+
+    /// Whom a leader should hand over to: the voter that is furthest, of equals the one heard last. `None` if this member does not
+    /// lead, or votes alone.
+    #[must_use]
+    pub fn successor(&self) -> Option<MemberId> {
+        let State::Leader(leader) = &self.state else { return None };
+        let voters = leader.peers.iter().filter(|(peer, _)| self.configuration().voters.contains(peer));
+        voters.max_by_key(|(_, progress)| (progress.matched, progress.heard)).map(|(peer, _)| *peer)
     }
 
     /// The configuration in force: the last in the log, committed or not (Raft §6).
     #[must_use]
     pub fn configuration(&self) -> &Configuration {
-        todo!()
+        self.membership.current()
+    }
+
+    /// The last entry of the log, durable or not.
+    #[must_use]
+    pub fn last(&self) -> LogId {
+        self.log.last()
+    }
+
+    /// The term of an entry; `None` beyond the end, and where it is not known any more.
+    #[must_use]
+    pub fn term_at(&self, index: LogIndex) -> Option<Term> {
+        self.log.term(index)
+    }
+
+    /// An entry that is still in memory: for those who watch from outside.
+    #[must_use]
+    pub fn entry(&self, index: LogIndex) -> Option<&Entry> {
+        self.log.get(index)
+    }
+
+    fn on_receive(&mut self, envelope: Envelope, out: &mut Vec<ConsensusEffect>) {
+        let Envelope { from, to, term, message } = envelope;
+        if let Err(reason) = self.admit(from, to, &message) {
+            return self.distrust(from, reason, out);
+        }
+        match &message {
+            Message::PreVote { end } => return self.on_pre_vote(from, term, *end, out),
+            Message::PreVoteReply { granted } => return self.on_pre_vote_reply(from, term, *granted, out),
+            Message::RequestVote { transfer, .. } if self.ignores_campaign(term, *transfer) => return,
+            _ => {}
+        }
+        if term < self.term {
+            return self.on_stale(from, message, out);
+        }
+        if term > self.term {
+            self.begin_term(term, None, out);
+        }
+        match message {
+            Message::PreVote { .. } | Message::PreVoteReply { .. } => {}
+            Message::RequestVote { end, .. } => self.on_request_vote(from, end, out),
+            Message::Vote { granted } => self.on_vote(from, granted, out),
+            Message::Append { previous, entries, commit, round } => self.on_append(from, previous, entries, commit, round, out),
+            Message::Appended { matched, round } => self.on_appended(from, matched, round, out),
+            Message::AppendRejected { previous, hint, round } => self.on_append_rejected(from, previous, hint, round, out),
+            Message::Heartbeat { commit, round, replicated } => self.on_heartbeat(from, commit, round, replicated, out),
+            Message::HeartbeatReply { round } => self.on_heartbeat_reply(from, round, out),
+            Message::Forward(proposals) => self.on_forward(from, proposals, out),
+            Message::ForwardRefused { requests, refusal } => self.on_forward_refused(from, requests, refusal, out),
+            Message::ReadIndex(reads) => self.on_read_index(from, reads, out),
+            Message::ReadIndexReply { reads, index } => self.on_read_index_reply(from, reads, index, out),
+            Message::ReadIndexRefused { reads } => self.on_read_index_refused(reads, out),
+            Message::TimeoutNow => self.on_timeout_now(from, out),
+        }
+    }
+
+    /// Whether a message can be what it claims to be.
+    fn admit(&self, from: MemberId, to: MemberId, message: &Message) -> Result<(), &'static str> {
+        if to != self.settings.member {
+            return Err("sends what is meant for another member");
+        }
+        if from == self.settings.member {
+            return Err("speaks in this member's name");
+        }
+        let lagging = match message {
+            Message::Append { .. } | Message::Heartbeat { .. } => true,
+            Message::PreVote { end } | Message::RequestVote { end, .. } => *end > self.log.last(),
+            _ => false,
+        };
+        if lagging || self.configuration().contains(from) { Ok(()) } else { Err("not in the configuration") }
+    }
+
+    /// From an earlier term. A leader or candidate that has not heard is told; a member that asked one must ask again.
+    fn on_stale(&mut self, from: MemberId, message: Message, out: &mut Vec<ConsensusEffect>) {
+        let reply = match message {
+            Message::Append { .. } | Message::Heartbeat { .. } => Message::HeartbeatReply { round: 0 },
+            Message::RequestVote { .. } => Message::Vote { granted: false },
+            Message::Forward(proposals) => {
+                let requests = proposals.into_iter().map(|proposal| proposal.request).collect();
+                Message::ForwardRefused { requests, refusal: ForwardRefusal::NotLeader }
+            }
+            Message::ReadIndex(reads) => Message::ReadIndexRefused { reads },
+            _ => return,
+        };
+        self.send_after_ballot(from, reply, out);
+    }
+
+    fn on_durable(&mut self, number: WriteNumber, out: &mut Vec<ConsensusEffect>) {
+        if self.durability.on_durable(number) {
+            self.on_own_vote_durable(out);
+        }
+        while let Some(envelope) = self.durability.released() {
+            out.push(ConsensusEffect::Send(envelope));
+        }
+        self.advance_commit();
+    }
+
+    fn on_applied(&mut self, index: LogIndex) {
+        self.applied = self.applied.max(index);
+        self.membership.compact(self.applied);
+    }
+
+    fn on_state_synced(&mut self, index: LogIndex) {
+        self.state_synced = self.state_synced.max(index);
+        self.release_log();
+    }
+
+    /// Nothing promised from now on could be kept: no write, no vote, no acknowledgement, and no leadership for longer than it
+    /// takes to hand it over.
+    fn on_disk_failed(&mut self) {
+        self.durability.fail();
+        self.flee();
+    }
+
+    /// Lets go of the log that neither this member's state store nor any other member needs.
+    fn release_log(&mut self) {
+        let through = self.state_synced.min(self.replicated).0.saturating_sub(self.settings.limits.retained_entries);
+        if through > self.released.0 {
+            self.released = LogIndex(through);
+            self.durability.planner_mut().release(self.released);
+            self.log.compact(self.durability.planner().first());
+        }
+    }
+
+    fn write(&mut self, out: &mut Vec<ConsensusEffect>) {
+        if self.durability.will_seal() && self.commit > self.commit_recorded {
+            self.commit_recorded = self.commit;
+            self.durability.record(&Record::Commit(self.commit));
+        }
+        if let Some((number, ops, then)) = self.durability.seal(self.now, self.log.last().index) {
+            out.push(ConsensusEffect::Write { number, ops, then });
+        }
+        while let Some((segment, length)) = self.durability.planner_mut().prepare() {
+            out.push(ConsensusEffect::Prepare { segment, length });
+        }
+    }
+
+    /// Hands committed entries to the machine. Those of our own requests are answered there.
+    fn deliver(&mut self, out: &mut Vec<ConsensusEffect>) {
+        while self.delivered < self.commit {
+            let from = self.delivered.next();
+            let batch = self.settings.limits.append_entries.max(1) as u64;
+            let through = self.commit.min(LogIndex(self.delivered.0.saturating_add(batch)));
+            for entry in self.log.range(from, through) {
+                if let Payload::Command { request, .. } = &entry.payload
+                    && request.member == self.settings.member
+                {
+                    self.proposals.committed(*request);
+                }
+            }
+            out.push(ConsensusEffect::Committed(self.log.shared(from, through)));
+            self.delivered = through;
+        }
+    }
+
+    /// The term of an entry in memory or in the WAL; `None` beyond the end, and where it was released.
+    fn term_of(&self, index: LogIndex) -> Option<Term> {
+        self.log.term(index).or_else(|| self.durability.planner().term(index))
+    }
+
+    fn announce(&mut self, out: &mut Vec<ConsensusEffect>) {
+        let present = (self.term, self.role(), self.leader);
+        if present == self.announced {
+            return;
+        }
+        if self.leader.is_some() && self.leader != self.announced.2 {
+            self.leader_changes += 1;
+        }
+        self.announced = present;
+        out.push(ConsensusEffect::RoleChanged { term: self.term, role: present.1, leader: self.leader });
+    }
+
+    fn envelope(&self, to: MemberId, message: Message) -> Envelope {
+        Envelope { from: self.settings.member, to, term: self.term, message }
+    }
+
+    fn send(&self, to: MemberId, message: Message, out: &mut Vec<ConsensusEffect>) {
+        out.push(ConsensusEffect::Send(self.envelope(to, message)));
+    }
+
+    /// A message whose term must be durable before anyone may rely on it.
+    fn send_after_ballot(&mut self, to: MemberId, message: Message, out: &mut Vec<ConsensusEffect>) {
+        let envelope = self.envelope(to, message);
+        if let Some(envelope) = self.durability.after_ballot(envelope) {
+            out.push(ConsensusEffect::Send(envelope));
+        }
+    }
+
+    fn distrust(&self, peer: MemberId, reason: &'static str, out: &mut Vec<ConsensusEffect>) {
+        out.push(ConsensusEffect::Distrust { peer, reason });
+    }
+
+    fn check_invariants(&self) {
+        let LogId { term: last_term, index: last } = self.log.last();
+        assert!(self.applied <= self.delivered, "applied {} beyond delivered {}", self.applied, self.delivered);
+        assert!(self.delivered <= self.commit, "delivered {} beyond commit {}", self.delivered, self.commit);
+        assert!(self.commit <= last, "commit {} beyond the log's end {last}", self.commit);
+        assert!(self.durability.durable() <= last, "durable {} beyond the log's end {last}", self.durability.durable());
+        assert!(last_term <= self.term, "an entry of term {last_term} in term {}", self.term);
+        let member = self.settings.member;
+        match &self.state {
+            State::Follower => assert_ne!(self.leader, Some(member), "follows itself"),
+            State::PreCandidate(_) => assert_eq!(self.leader, None, "campaigns against a leader it knows"),
+            State::Candidate(_) => assert_eq!((self.leader, self.vote), (None, Some(member)), "stands without its own vote"),
+            State::Leader(leader) => {
+                assert_eq!((self.leader, self.vote), (Some(member), Some(member)), "leads without its own vote");
+                assert!(leader.term_start <= last, "leads without an entry of its own");
+            }
+        }
     }
 }

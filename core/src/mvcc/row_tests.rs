@@ -1,3 +1,5 @@
+//! Key-value rows against their protobuf form.
+
 use super::*;
 use alloc::{format, string::String};
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! The shareable tree against the standard ordered map.
+
 use super::*;
 use alloc::collections::BTreeMap;
 use core::ops::Bound;

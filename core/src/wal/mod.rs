@@ -1,10 +1,22 @@
 //! The write-ahead log's format and decisions: bytes in, operations out. Nothing here touches a disk.
 
-use crate::consensus::{Configuration, Entry};
-use crate::storage::WalOp;
-use crate::types::{Boot, ClusterId, LogId, LogIndex, MemberId, SegmentId, Term, WriteNumber};
-use alloc::{string::String, vec::Vec};
+mod log;
+mod planner;
+mod record;
+mod recovery;
+#[cfg(test)]
+mod tests;
+
+pub use planner::Planner;
+pub use record::{WAL_VERSION, segment_file_name};
+pub use recovery::Recovery;
+
+use crate::consensus::{Configuration, Entry, Payload};
+use crate::types::{Boot, ClusterId, LogId, LogIndex, MemberId, SegmentId, Term};
+use alloc::{collections::BTreeMap, string::String, vec::Vec};
 use bytes::Bytes;
+use core::fmt;
+use record::Read;
 use serde::{Deserialize, Serialize};
 
 /// What the log records. Append-only: variant numbers are on disk.
@@ -65,6 +77,8 @@ pub struct Recovered {
     pub commit: LogIndex,
     /// The entry before the first one held in segments.
     pub base: LogId,
+    /// The entry before the first of `entries`: what is applied, or `base` if that is newer, or the end if that is older.
+    pub before: LogId,
     /// Entries above what the caller said is applied, in memory; those below stay on disk and can be located.
     pub entries: Vec<Entry>,
     /// What a torn tail lost, for the log line; `None` after a clean end.
@@ -91,96 +105,92 @@ pub enum WalDamage {
     Newer { segment: SegmentId, version: u8 },
     /// Not a segment of ours.
     Foreign { segment: SegmentId },
+    /// Nothing ever became durable: the member was never heard of, so bootstrap it again.
+    Empty,
 }
+
+impl fmt::Display for WalDamage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const REPLACE: &str =
+            "this member has lost what it promised to others, so remove it from the cluster and add a new one with an empty data directory";
+        match self {
+            Self::Corrupt { segment, offset, what } => {
+                write!(f, "{} is corrupt at offset {offset}: {what}; {REPLACE}", segment_file_name(*segment))
+            }
+            Self::Missing { segment } => {
+                write!(f, "{} is missing between other segments; put it back, or {REPLACE}", segment_file_name(*segment))
+            }
+            Self::Newer { segment, version } => write!(
+                f,
+                "{} has format version {version}, the newest known here is {WAL_VERSION}; start the release that wrote it, or a newer one",
+                segment_file_name(*segment)
+            ),
+            Self::Foreign { segment } => write!(
+                f,
+                "{} is not a log segment (offset 0 holds something else); move it out of the directory, and put back the segment of that name if there was one",
+                segment_file_name(*segment)
+            ),
+            Self::Empty => write!(f, "the log holds no complete first write; the member never started, so start it again as a new one"),
+        }
+    }
+}
+
+impl core::error::Error for WalDamage {}
 
 /// How segments are laid out.
 #[derive(Clone, Copy, Debug)]
 pub struct WalSettings {
+    /// Below 4 GiB. A larger record gets a segment of its own size; entries are bounded by the request limit, about 2 MiB.
     pub segment_bytes: u64,
     /// Retired segments kept for recycling.
     pub spare_segments: usize,
 }
 
-/// The writing side: turns records into operations, numbers the writes, knows what is durable.
-#[derive(Debug)]
-pub struct Planner {}
-
-impl Planner {
-    /// A log that does not exist yet. `entries` are the bootstrap configuration's, at term 1 from index 1 on; they become
-    /// durable with the first sealed write, and so does boot 1.
-    #[must_use]
-    pub fn bootstrap(_identity: Identity, _entries: Vec<Entry>, _settings: WalSettings, _seed: [u8; 32]) -> Recovered {
-        todo!()
-    }
-
-    /// Adds a record to the write in the making.
-    pub fn append(&mut self, _record: &Record) {
-        todo!()
-    }
-
-    /// Ends the write in the making: its number and operations, the last of which is a sync. `None` if nothing was appended.
-    pub fn seal(&mut self) -> Option<(WriteNumber, Vec<WalOp>)> {
-        todo!()
-    }
-
-    /// The segment that should be made ready in the background, once each.
-    pub fn prepare(&mut self) -> Option<(SegmentId, u64)> {
-        todo!()
-    }
-
-    /// That write, and all before it, are on stable storage.
-    pub fn durable(&mut self, _number: WriteNumber) {
-        todo!()
-    }
-
-    /// Entries through `through` are no longer needed: segments that hold nothing else are recycled or removed, in the next
-    /// sealed write.
-    pub fn release(&mut self, _through: LogIndex) {
-        todo!()
-    }
-
-    /// First index still in segments.
-    #[must_use]
-    pub fn first(&self) -> LogIndex {
-        todo!()
-    }
-
-    /// Where to read entries from `index` on, at most about `bytes`. `None` if they were released.
-    #[must_use]
-    pub fn locate(&self, _index: LogIndex, _bytes: u32) -> Option<Location> {
-        todo!()
+impl Default for WalSettings {
+    fn default() -> Self {
+        Self { segment_bytes: 64 << 20, spare_segments: 2 }
     }
 }
 
-/// The entries in a stretch of a segment that `locate` named; a last one that is cut short is left out.
-pub fn read_entries(_location: Location, _bytes: &Bytes) -> Result<Vec<Entry>, WalDamage> {
-    todo!()
+/// The entries in a stretch of a segment that [`Planner::locate`] named; a last one that is cut short is left out.
+///
+/// # Errors
+/// [`WalDamage::Corrupt`] if the stretch is not what was written there.
+pub fn read_entries(location: Location, bytes: &Bytes) -> Result<Vec<Entry>, WalDamage> {
+    let mut entries = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let offset = location.offset + at as u64;
+        match record::read(&bytes[at..], location.segment, None, offset)? {
+            Read::Record { record, taken, .. } => {
+                if let Record::Entry(entry) = record {
+                    entries.push(entry);
+                }
+                at += taken;
+            }
+            Read::Short => break,
+            Read::Nothing => {
+                let what = "there is no whole record where one was written".into();
+                return Err(WalDamage::Corrupt { segment: location.segment, offset, what });
+            }
+        }
+    }
+    Ok(entries)
 }
 
-/// The reading side: segments fed in order of their ids.
-#[derive(Debug)]
-pub struct Recovery {}
-
-impl Recovery {
-    /// `applied` is what the state store has: entries at or below it are not kept in memory.
-    #[must_use]
-    pub fn new(_applied: LogIndex, _settings: WalSettings, _seed: [u8; 32]) -> Self {
-        todo!()
-    }
-
-    /// Reads one segment whole.
-    pub fn segment(&mut self, _segment: SegmentId, _bytes: &Bytes) -> Result<(), WalDamage> {
-        todo!()
-    }
-
-    /// Decides about the tail.
-    pub fn finish(self) -> Result<Recovered, WalDamage> {
-        todo!()
-    }
-}
-
-/// The bootstrap entries of a new cluster: as in etcd one configuration entry per member, at term 1, each adding one.
+/// The bootstrap entries of a new cluster: as in etcd one configuration entry per member, at term 1, each adding one voter, in the
+/// order of their ids. Also the configuration that they lead to.
 #[must_use]
-pub fn bootstrap_entries(_members: &[(MemberId, Vec<String>)]) -> (Vec<Entry>, Configuration) {
-    todo!()
+pub fn bootstrap_entries(members: &[(MemberId, Vec<String>)]) -> (Vec<Entry>, Configuration) {
+    let members: BTreeMap<_, _> = members.iter().cloned().collect();
+    let mut configuration = Configuration::default();
+    let entries = (1..)
+        .zip(members)
+        .map(|(index, (member, urls))| {
+            configuration.voters.insert(member);
+            configuration.peer_urls.insert(member, urls);
+            Entry { id: LogId { term: Term(1), index: LogIndex(index) }, payload: Payload::Configuration(configuration.clone()) }
+        })
+        .collect();
+    (entries, configuration)
 }

@@ -1,8 +1,13 @@
 //! A history: what clients asked, when, and what they were told. The checker's own types, so that it shares no code with the store.
 //!
+//! Records stand in the order in which they happened: that order, not `at`, says what was over before what began. A recorder with
+//! several threads takes a record's place before it sends and after it has received, under one lock.
+//!
 //! Every written value embeds its operation's number, so an operation of unknown outcome resolves itself once it is seen.
+//! A history begins with a fresh store, and every compaction is one of its operations.
 
 use serde::{Deserialize, Serialize};
+use std::io::{self, BufRead, Write};
 
 /// An operation's number, unique in a history.
 pub type OpId = u64;
@@ -24,6 +29,12 @@ pub enum Record {
         op: OpId,
         at: Nanos,
         outcome: Outcome,
+    },
+    /// From here on `client` talks to `member`, in one life of that member: what it is shown must not go back (until the next such record).
+    Attached {
+        client: ClientId,
+        at: Nanos,
+        member: u64,
     },
     /// A watch delivered changes or progress.
     Delivered {
@@ -60,7 +71,9 @@ pub enum Refused {
 /// `end`: `None` for the one key, `Some(vec![])` for all keys from `key` on, else `[key, end)`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Keys {
+    #[serde(with = "text")]
     pub key: Key,
+    #[serde(with = "optional_text")]
     pub end: Option<Key>,
 }
 
@@ -79,7 +92,8 @@ pub struct Range {
     pub keys: Keys,
     pub revision: i64,
     pub limit: i64,
-    /// A serializable read may be stale but must be some state of the past, never older than this client's member showed before.
+    /// A serializable read may be stale but must be some state of the past, never older than this client's member showed before
+    /// (see [`Record::Attached`]).
     pub serializable: bool,
     pub keys_only: bool,
     pub count_only: bool,
@@ -87,7 +101,9 @@ pub struct Range {
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Put {
+    #[serde(with = "text")]
     pub key: Key,
+    #[serde(with = "text")]
     pub value: Value,
     pub prev_kv: bool,
     pub ignore_value: bool,
@@ -126,7 +142,7 @@ pub enum Target {
     Version(i64),
     Create(i64),
     Mod(i64),
-    Value(Value),
+    Value(#[serde(with = "text")] Value),
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -139,7 +155,7 @@ pub struct Watch {
     pub no_delete: bool,
 }
 
-/// `revision` is the header's.
+/// `revision` is the header's. That of a txn inside a txn is not looked at: etcd leaves it zero.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Response {
     Range {
@@ -173,10 +189,12 @@ pub enum Response {
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct KeyValue {
+    #[serde(with = "text")]
     pub key: Key,
     pub create_revision: i64,
     pub mod_revision: i64,
     pub version: i64,
+    #[serde(with = "text")]
     pub value: Value,
 }
 
@@ -204,5 +222,94 @@ impl Default for Keys {
     /// All keys.
     fn default() -> Self {
         Self { key: vec![0], end: Some(Vec::new()) }
+    }
+}
+
+impl Request {
+    /// Whether the answer may be stale: a serializable range, or a txn of nothing else (etcd API: a txn of compares alone is one).
+    #[must_use]
+    pub fn is_serializable(&self) -> bool {
+        match self {
+            Self::Range(range) => range.serializable,
+            Self::Txn(txn) => txn.success.iter().chain(&txn.failure).all(|op| matches!(op, Self::Range(range) if range.serializable)),
+            _ => false,
+        }
+    }
+}
+
+impl Response {
+    #[must_use]
+    pub const fn revision(&self) -> i64 {
+        match self {
+            Self::Range { revision, .. }
+            | Self::Put { revision, .. }
+            | Self::DeleteRange { revision, .. }
+            | Self::Txn { revision, .. }
+            | Self::Compact { revision }
+            | Self::Watch { revision } => *revision,
+        }
+    }
+}
+
+impl Keys {
+    #[must_use]
+    pub fn one(key: impl Into<Key>) -> Self {
+        Self { key: key.into(), end: None }
+    }
+
+    #[must_use]
+    pub fn contains(&self, key: &[u8]) -> bool {
+        match &self.end {
+            None => self.key == key,
+            Some(end) => self.key.as_slice() <= key && (end.is_empty() || key < end.as_slice()),
+        }
+    }
+}
+
+/// Writes one record a line, as JSON.
+pub fn write_lines(records: &[Record], mut to: impl Write) -> io::Result<()> {
+    for record in records {
+        serde_json::to_writer(&mut to, record)?;
+        to.write_all(b"\n")?;
+    }
+    to.flush()
+}
+
+/// Reads what [`write_lines`] wrote; an error names the line.
+pub fn read_lines(from: impl BufRead) -> io::Result<Vec<Record>> {
+    from.lines()
+        .enumerate()
+        .map(|(number, line)| {
+            serde_json::from_str(&line?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("line {}: {e}", number + 1)))
+        })
+        .collect()
+}
+
+/// Bytes as text, one character a byte (U+0000 to U+00FF): lossless, and what people write stays readable.
+mod text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&bytes.iter().map(|&byte| char::from(byte)).collect::<String>())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.chars().map(|c| u8::try_from(c).map_err(|_| D::Error::custom(format!("character {c:?} is not a byte")))).collect()
+    }
+}
+
+mod optional_text {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Text(#[serde(with = "super::text")] Vec<u8>);
+
+    pub(super) fn serialize<S: Serializer>(bytes: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
+        bytes.clone().map(Text).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u8>>, D::Error> {
+        Ok(Option::<Text>::deserialize(deserializer)?.map(|text| text.0))
     }
 }

@@ -1,0 +1,105 @@
+//! Who is in the cluster, as this log has it: the last configuration entry counts, committed or not (Raft §6).
+
+use super::Configuration;
+use crate::types::{LogIndex, MemberId};
+use alloc::{collections::VecDeque, vec::Vec};
+
+impl Configuration {
+    /// Whether its vote counts, in either half of a joint configuration.
+    #[must_use]
+    pub fn is_voter(&self, member: MemberId) -> bool {
+        self.voters.contains(&member) || self.outgoing.contains(&member)
+    }
+
+    /// Whether it votes or learns.
+    #[must_use]
+    pub fn contains(&self, member: MemberId) -> bool {
+        self.is_voter(member) || self.learners.contains(&member)
+    }
+
+    /// Voters of both halves and learners, each once, in the order of their ids.
+    #[must_use]
+    pub fn members(&self) -> Vec<MemberId> {
+        let mut members: Vec<_> = self.voters.iter().chain(&self.outgoing).chain(&self.learners).copied().collect();
+        members.sort_unstable();
+        members.dedup();
+        members
+    }
+}
+
+/// The configuration in force, and those a truncation could bring back.
+#[derive(Debug)]
+pub(super) struct Membership {
+    /// Invariant: never empty; indexes ascend. The first is at or below the applied index, so no truncation reaches it.
+    history: VecDeque<(LogIndex, Configuration)>,
+}
+
+impl Membership {
+    /// `configuration` was in force at `index`.
+    pub(super) fn new(index: LogIndex, configuration: Configuration) -> Self {
+        Self { history: VecDeque::from([(index, configuration)]) }
+    }
+
+    pub(super) fn current(&self) -> &Configuration {
+        &self.history.back().expect("a configuration is always in force").1
+    }
+
+    pub(super) fn append(&mut self, index: LogIndex, configuration: Configuration) {
+        debug_assert!(self.history.back().is_none_or(|(last, _)| *last < index));
+        self.history.push_back((index, configuration));
+    }
+
+    /// The log now ends before `from`; so does what its entries configured.
+    pub(super) fn truncate(&mut self, from: LogIndex) {
+        while self.history.len() > 1 && self.history.back().is_some_and(|(index, _)| *index >= from) {
+            self.history.pop_back();
+        }
+    }
+
+    /// Nothing at or below `applied` can be truncated any more.
+    pub(super) fn compact(&mut self, applied: LogIndex) {
+        while self.history.get(1).is_some_and(|(index, _)| *index <= applied) {
+            self.history.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn voters(ids: &[u64]) -> Configuration {
+        Configuration { voters: ids.iter().copied().map(MemberId).collect(), ..Configuration::default() }
+    }
+
+    #[test]
+    fn truncation_rolls_back_over_several_configurations() {
+        let mut membership = Membership::new(LogIndex(3), voters(&[1]));
+        for (index, ids) in [(5, &[1, 2][..]), (7, &[1, 2, 3]), (9, &[2, 3])] {
+            membership.append(LogIndex(index), voters(ids));
+        }
+        assert_eq!(membership.current(), &voters(&[2, 3]));
+        membership.truncate(LogIndex(6));
+        assert_eq!(membership.current(), &voters(&[1, 2]));
+        membership.truncate(LogIndex(4));
+        assert_eq!(membership.current(), &voters(&[1]));
+    }
+
+    #[test]
+    fn compaction_keeps_the_configuration_of_the_applied_index() {
+        let mut membership = Membership::new(LogIndex(0), voters(&[1]));
+        membership.append(LogIndex(5), voters(&[1, 2]));
+        membership.append(LogIndex(7), voters(&[1, 2, 3]));
+        membership.compact(LogIndex(6));
+        membership.truncate(LogIndex(7));
+        assert_eq!(membership.current(), &voters(&[1, 2]));
+    }
+
+    #[test]
+    fn members_are_listed_once() {
+        let ids = |ids: &[u64]| ids.iter().copied().map(MemberId).collect();
+        let joint = Configuration { voters: ids(&[1, 2]), outgoing: ids(&[2, 3]), learners: ids(&[9]), ..Configuration::default() };
+        assert_eq!(joint.members(), [1, 2, 3, 9].map(MemberId));
+        assert!(joint.is_voter(MemberId(3)) && !joint.is_voter(MemberId(9)) && joint.contains(MemberId(9)));
+    }
+}

@@ -1,0 +1,246 @@
+//! Proposals on their way into the log: taken here, appended by the leader, here or elsewhere, each at most once.
+//!
+//! A proposal that may be in some leader's log when that leader's term ends is *unknown*; it is never proposed again.
+
+use super::{Consensus, ForwardRefusal, Message, Payload, State, log::entry_bytes};
+use crate::command::Refusal;
+use crate::effect::{ConsensusEffect, Proposal};
+use crate::types::{Boot, MemberId, Monotonic, RequestId};
+use alloc::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    vec::Vec,
+};
+
+/// Election timeouts after which a proposal that was sent off is given up as unknown: its message may be lost.
+const SENT_TIMEOUTS_MAX: u32 = 5;
+/// The leader's own disk may be behind by so many times `unapplied_entries` before proposals are refused.
+const UNDURABLE_FACTOR: u64 = 8;
+
+/// Proposals taken by this member and not yet committed.
+#[derive(Debug, Default)]
+pub(super) struct Proposals {
+    /// Not in any log: for want of a leader, or because it is handing over.
+    held: VecDeque<(Monotonic, Proposal)>,
+    /// Appended or forwarded in the present term.
+    sent: BTreeMap<RequestId, Monotonic>,
+}
+
+impl Proposals {
+    pub(super) fn len(&self) -> usize {
+        self.held.len() + self.sent.len()
+    }
+
+    /// When the oldest held proposal was taken, if there is one.
+    pub(super) fn oldest_held(&self) -> Option<Monotonic> {
+        self.held.front().map(|(since, _)| *since)
+    }
+
+    /// It is committed: the machine answers it.
+    pub(super) fn committed(&mut self, request: RequestId) {
+        self.sent.remove(&request);
+    }
+}
+
+/// Which forwarded requests of one member this term's leader has seen. Anything older than the window counts as seen.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    boot: Boot,
+    /// Invariant: every sequence in `seen` is at or above it.
+    floor: u64,
+    seen: BTreeSet<u64>,
+}
+
+impl Window {
+    /// Whether the request is seen for the first time.
+    fn admit(&mut self, request: RequestId, size_max: usize) -> bool {
+        if request.boot < self.boot {
+            return false;
+        }
+        if request.boot > self.boot {
+            *self = Self { boot: request.boot, ..Self::default() };
+        }
+        if request.sequence < self.floor || !self.seen.insert(request.sequence) {
+            return false;
+        }
+        if self.seen.len() > size_max {
+            let oldest = self.seen.pop_first().expect("more than none");
+            self.floor = oldest + 1;
+        }
+        true
+    }
+}
+
+impl Consensus {
+    pub(super) fn on_propose(&mut self, proposals: Vec<Proposal>, out: &mut Vec<ConsensusEffect>) {
+        for proposal in proposals {
+            if self.proposals.len() >= self.settings.limits.pending_proposals {
+                out.push(ConsensusEffect::Refuse(proposal.request, Refusal::TooManyRequests));
+            } else {
+                self.proposals.held.push_back((self.now, proposal));
+            }
+        }
+    }
+
+    /// Appends or forwards what is held. Without a leader it waits for one for an election timeout, see `expire_proposals`.
+    pub(super) fn route_proposals(&mut self, out: &mut Vec<ConsensusEffect>) {
+        if self.proposals.held.is_empty() {
+            return;
+        }
+        match &self.state {
+            State::Leader(leader) if leader.transfer.is_some() => {}
+            State::Leader(_) => {
+                while let Some((since, proposal)) = self.proposals.held.pop_front() {
+                    if self.is_full() {
+                        out.push(ConsensusEffect::Refuse(proposal.request, Refusal::TooManyRequests));
+                    } else {
+                        self.proposals.sent.insert(proposal.request, since);
+                        self.append_proposal(proposal);
+                    }
+                }
+            }
+            _ => {
+                let Some(leader) = self.leader else { return };
+                self.forward_held(leader, out);
+            }
+        }
+    }
+
+    fn forward_held(&mut self, leader: MemberId, out: &mut Vec<ConsensusEffect>) {
+        let limits = self.settings.limits;
+        let mut batch: Vec<Proposal> = Vec::new();
+        let mut bytes = 0;
+        while let Some((since, proposal)) = self.proposals.held.pop_front() {
+            if batch.len() >= limits.append_entries || (bytes + proposal.command.len() > limits.append_bytes && !batch.is_empty()) {
+                self.send(leader, Message::Forward(core::mem::take(&mut batch)), out);
+                bytes = 0;
+            }
+            bytes += proposal.command.len();
+            self.proposals.sent.insert(proposal.request, since);
+            batch.push(proposal);
+        }
+        self.send(leader, Message::Forward(batch), out);
+    }
+
+    fn append_proposal(&mut self, proposal: Proposal) {
+        let Proposal { request, command } = proposal;
+        self.append_own(Payload::Command { request, command });
+    }
+
+    /// Whether apply, or this member's own disk, is so far behind that more entries should not be appended.
+    fn is_full(&self) -> bool {
+        let last = self.log.last().index.0;
+        let limits = &self.settings.limits;
+        last.saturating_sub(self.applied.0) >= limits.unapplied_entries
+            || last.saturating_sub(self.durability.durable().0) >= limits.unapplied_entries.saturating_mul(UNDURABLE_FACTOR)
+    }
+
+    /// A refused request counts as seen too: a copy of the message must not append what its member was told is not. A member that
+    /// led this term and does so no more says nothing: it may have appended an earlier copy, so to its sender this is unknown.
+    pub(super) fn on_forward(&mut self, from: MemberId, proposals: Vec<Proposal>, out: &mut Vec<ConsensusEffect>) {
+        if proposals.iter().any(|proposal| proposal.request.member != from) {
+            return self.distrust(from, "forwards another member's proposals", out);
+        }
+        let window_max = self.settings.limits.forward_window;
+        let mut refused = Vec::new();
+        let mut refusal = ForwardRefusal::NotLeader;
+        for proposal in proposals {
+            let State::Leader(leader) = &mut self.state else { return };
+            if !leader.windows.entry(proposal.request.member).or_default().admit(proposal.request, window_max) {
+                continue;
+            }
+            if leader.transfer.is_some() {
+                refused.push(proposal.request);
+            } else if self.is_full() {
+                refusal = ForwardRefusal::TooMany;
+                refused.push(proposal.request);
+            } else {
+                self.append_proposal(proposal);
+            }
+        }
+        if !refused.is_empty() {
+            self.send(from, Message::ForwardRefused { requests: refused, refusal }, out);
+        }
+    }
+
+    pub(super) fn on_forward_refused(
+        &mut self,
+        from: MemberId,
+        requests: Vec<RequestId>,
+        refusal: ForwardRefusal,
+        out: &mut Vec<ConsensusEffect>,
+    ) {
+        if matches!(self.state, State::Leader(_)) || self.leader.is_some_and(|leader| leader != from) {
+            return;
+        }
+        let reason = match refusal {
+            ForwardRefusal::NotLeader => Refusal::LeaderChanged,
+            ForwardRefusal::TooMany => Refusal::TooManyRequests,
+        };
+        for request in requests {
+            if self.proposals.sent.remove(&request).is_some() {
+                out.push(ConsensusEffect::Refuse(request, reason.clone()));
+            }
+        }
+    }
+
+    /// The leader that had them leads no more; whether it got them committed is not known here.
+    pub(super) fn abandon_sent_proposals(&mut self, out: &mut Vec<ConsensusEffect>) {
+        let sent = core::mem::take(&mut self.proposals.sent);
+        out.extend(sent.into_keys().map(|request| ConsensusEffect::Refuse(request, Refusal::OutcomeUnknown)));
+    }
+
+    /// Held for an election timeout without a leader: certainly in no log. Sent and silent for several: unknown.
+    pub(super) fn expire_proposals(&mut self, out: &mut Vec<ConsensusEffect>) {
+        let (now, limit) = (self.now, self.settings.election_timeout);
+        while let Some((_, proposal)) = self.proposals.held.pop_front_if(|(since, _)| now.since(*since) >= limit) {
+            out.push(ConsensusEffect::Refuse(proposal.request, Refusal::NoLeader));
+        }
+        while let Some(oldest) = self.proposals.sent.first_entry() {
+            if now.since(*oldest.get()) < limit * SENT_TIMEOUTS_MAX {
+                break;
+            }
+            out.push(ConsensusEffect::Refuse(oldest.remove_entry().0, Refusal::OutcomeUnknown));
+        }
+    }
+
+    /// Bytes of entries that are in the log and not applied, estimated by the newest entries of the tail.
+    pub(super) fn is_flooded(&self) -> bool {
+        let unapplied = self.log.last().index.0.saturating_sub(self.applied.0);
+        if unapplied == 0 || self.log.bytes() <= self.settings.limits.unapplied_bytes {
+            return false;
+        }
+        let from = self.applied.next().max(self.log.first());
+        let bytes: usize = self.log.range(from, self.log.last().index).map(entry_bytes).sum();
+        bytes > self.settings.limits.unapplied_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(boot: u64, sequence: u64) -> RequestId {
+        RequestId { member: MemberId(1), boot: Boot(boot), sequence }
+    }
+
+    #[test]
+    fn a_window_admits_each_request_once_and_nothing_older_than_itself() {
+        let mut window = Window::default();
+        for sequence in [5, 3, 9, 7] {
+            assert!(window.admit(request(1, sequence), 3), "{sequence}");
+            assert!(!window.admit(request(1, sequence), 3), "{sequence} again");
+        }
+        // 3 fell out as the fourth came; what lies below is not known any more, so it counts as seen.
+        assert!(!window.admit(request(1, 3), 3));
+        assert!(!window.admit(request(1, 2), 3));
+        assert!(window.admit(request(1, 4), 3));
+    }
+
+    #[test]
+    fn a_window_belongs_to_the_newest_boot() {
+        let mut window = Window::default();
+        assert!(window.admit(request(1, 5), 3));
+        assert!(window.admit(request(2, 1), 3));
+        assert!(!window.admit(request(1, 6), 3));
+    }
+}

@@ -1,0 +1,189 @@
+//! Linearizable reads without a log entry (ReadIndex, Raft thesis §6.4).
+//!
+//! The leader notes its commit index, asks a quorum whether it still leads, and may then answer from that index on. One question
+//! serves all reads that were there when it was asked: a *round*. A read joins only a round that starts after it arrived.
+
+use super::{Consensus, Envelope, Message, State, quorum};
+use crate::command::Refusal;
+use crate::effect::ConsensusEffect;
+use crate::mutant::{Mutant, planted};
+use crate::types::{LogIndex, MemberId, Monotonic, ReadId};
+use alloc::{
+    collections::{BTreeMap, VecDeque},
+    vec::Vec,
+};
+
+/// Reads one `ReadIndex` message carries.
+const READS_PER_MESSAGE: usize = 4_096;
+
+/// Reads taken by this member.
+#[derive(Debug, Default)]
+pub(super) struct Reads {
+    /// Not yet with a leader.
+    unsent: VecDeque<(Monotonic, ReadId)>,
+    /// With another member that leads.
+    sent: BTreeMap<ReadId, Monotonic>,
+}
+
+/// Reads at the leader, its own and its followers'.
+#[derive(Debug, Default)]
+pub(super) struct Rounds {
+    /// Number of the newest round begun in this term.
+    pub(super) newest: u64,
+    open: Option<Round>,
+    /// Arrived after the open round began.
+    waiting: Vec<ReadId>,
+}
+
+#[derive(Debug)]
+struct Round {
+    index: LogIndex,
+    reads: Vec<ReadId>,
+}
+
+impl Reads {
+    fn len(&self) -> usize {
+        self.unsent.len() + self.sent.len()
+    }
+
+    /// When the oldest unsent read gives up waiting for a leader, if there is one.
+    pub(super) fn oldest_unsent(&self) -> Option<Monotonic> {
+        self.unsent.front().map(|(since, _)| *since)
+    }
+}
+
+impl Rounds {
+    fn len(&self) -> usize {
+        self.waiting.len() + self.open.as_ref().map_or(0, |round| round.reads.len())
+    }
+}
+
+impl Consensus {
+    pub(super) fn on_read(&mut self, read: ReadId, out: &mut Vec<ConsensusEffect>) {
+        if self.reads.len() >= self.settings.limits.pending_reads {
+            return out.push(ConsensusEffect::RefuseRead(read, Refusal::TooManyRequests));
+        }
+        self.reads.unsent.push_back((self.now, read));
+    }
+
+    pub(super) fn on_read_index(&mut self, from: MemberId, reads: Vec<ReadId>, out: &mut Vec<ConsensusEffect>) {
+        if reads.iter().any(|read| read.member != from) {
+            return self.distrust(from, "asks for another member's reads", out);
+        }
+        let limit = self.settings.limits.pending_reads;
+        match &mut self.state {
+            State::Leader(leader) if leader.rounds.len() + reads.len() <= limit => leader.rounds.waiting.extend(reads),
+            _ => self.send(from, Message::ReadIndexRefused { reads }, out),
+        }
+    }
+
+    pub(super) fn on_read_index_reply(&mut self, from: MemberId, reads: Vec<ReadId>, index: LogIndex, out: &mut Vec<ConsensusEffect>) {
+        if self.leader != Some(from) {
+            return;
+        }
+        for read in reads {
+            if self.reads.sent.remove(&read).is_some() {
+                out.push(ConsensusEffect::ReadReady(read, index));
+            }
+        }
+    }
+
+    pub(super) fn on_read_index_refused(&mut self, reads: Vec<ReadId>, out: &mut Vec<ConsensusEffect>) {
+        for read in reads {
+            if self.reads.sent.remove(&read).is_some() {
+                out.push(ConsensusEffect::RefuseRead(read, Refusal::LeaderChanged));
+            }
+        }
+    }
+
+    /// Hands unsent reads to the leader, whoever that is; without one they wait.
+    pub(super) fn route_reads(&mut self, out: &mut Vec<ConsensusEffect>) {
+        if self.reads.unsent.is_empty() {
+            return;
+        }
+        if let State::Leader(leader) = &mut self.state {
+            leader.rounds.waiting.extend(self.reads.unsent.drain(..).map(|(_, read)| read));
+        } else if let Some(leader) = self.leader {
+            let unsent: Vec<_> = self.reads.unsent.drain(..).collect();
+            for chunk in unsent.chunks(READS_PER_MESSAGE) {
+                self.reads.sent.extend(chunk.iter().map(|&(since, read)| (read, since)));
+                let reads = chunk.iter().map(|&(_, read)| read).collect();
+                self.send(leader, Message::ReadIndex(reads), out);
+            }
+        }
+    }
+
+    /// Begins the next round if reads wait and none is open. Before the first commit of its own term a leader does not know what
+    /// is committed (Raft §8), so they wait on. Returns whether one began: its heartbeats should leave at once.
+    pub(super) fn begin_round(&mut self, out: &mut Vec<ConsensusEffect>) -> bool {
+        let State::Leader(leader) = &mut self.state else { return false };
+        let commits_own_term = self.commit >= leader.term_start || planted(Mutant::L1);
+        if leader.rounds.waiting.is_empty() || leader.rounds.open.is_some() || !commits_own_term {
+            return false;
+        }
+        leader.rounds.newest += 1;
+        leader.rounds.open = Some(Round { index: self.commit, reads: core::mem::take(&mut leader.rounds.waiting) });
+        // A quorum of one is complete as it begins.
+        self.finish_round(out);
+        matches!(&self.state, State::Leader(leader) if leader.rounds.open.is_some())
+    }
+
+    /// Answers the open round once a quorum has heard of it.
+    pub(super) fn finish_round(&mut self, out: &mut Vec<ConsensusEffect>) {
+        let State::Leader(leader) = &mut self.state else { return };
+        let newest = leader.rounds.newest;
+        let member = self.settings.member;
+        let heard = |id| if id == member { newest } else { leader.peers.get(&id).map_or(0, |peer| peer.round) };
+        if leader.rounds.open.is_none() || (quorum::reached(self.membership.current(), heard) < newest && !planted(Mutant::L2)) {
+            return;
+        }
+        let Some(Round { index, reads }) = leader.rounds.open.take() else { return };
+        let mut theirs: BTreeMap<MemberId, Vec<ReadId>> = BTreeMap::new();
+        for read in reads {
+            if read.member == member {
+                out.push(ConsensusEffect::ReadReady(read, index));
+            } else {
+                theirs.entry(read.member).or_default().push(read);
+            }
+        }
+        for (to, reads) in theirs {
+            self.send(to, Message::ReadIndexReply { reads, index }, out);
+        }
+    }
+
+    /// This member leads no more: whoever asked it must ask again.
+    pub(super) fn refuse_rounds(&mut self, rounds: Rounds, out: &mut Vec<ConsensusEffect>) {
+        let mut theirs: BTreeMap<MemberId, Vec<ReadId>> = BTreeMap::new();
+        for read in rounds.open.into_iter().flat_map(|round| round.reads).chain(rounds.waiting) {
+            if read.member == self.settings.member {
+                out.push(ConsensusEffect::RefuseRead(read, Refusal::LeaderChanged));
+            } else {
+                theirs.entry(read.member).or_default().push(read);
+            }
+        }
+        for (to, reads) in theirs {
+            let refusal = Envelope { from: self.settings.member, to, term: self.term, message: Message::ReadIndexRefused { reads } };
+            out.push(ConsensusEffect::Send(refusal));
+        }
+    }
+
+    /// The leader that had them is gone.
+    pub(super) fn refuse_sent_reads(&mut self, out: &mut Vec<ConsensusEffect>) {
+        let sent = core::mem::take(&mut self.reads.sent);
+        out.extend(sent.into_keys().map(|read| ConsensusEffect::RefuseRead(read, Refusal::LeaderChanged)));
+    }
+
+    /// Gives up reads that found no leader, or got no answer from one, within an election timeout.
+    pub(super) fn expire_reads(&mut self, out: &mut Vec<ConsensusEffect>) {
+        let (now, limit) = (self.now, self.settings.election_timeout);
+        while let Some((_, read)) = self.reads.unsent.pop_front_if(|(since, _)| now.since(*since) >= limit) {
+            out.push(ConsensusEffect::RefuseRead(read, Refusal::NoLeader));
+        }
+        while let Some(oldest) = self.reads.sent.first_entry() {
+            if now.since(*oldest.get()) < limit {
+                break;
+            }
+            out.push(ConsensusEffect::RefuseRead(oldest.remove_entry().0, Refusal::TimedOut));
+        }
+    }
+}

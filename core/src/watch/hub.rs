@@ -1,0 +1,542 @@
+//! The watch actor: requests and views in, responses out.
+
+use super::cohort::{Chunk, ChunkLimits, Cohort, Interest, Matched, Member, chunks};
+use super::stream::{CohortId, Place, Stream, Watcher};
+use super::{Canceled, History, HubEffect, HubLimits, WatchEvent, WatchInput, WatchRequest, WatchResponse};
+use crate::command::Refusal;
+use crate::mutant::{Mutant, planted};
+use crate::mvcc::{EncodedKeyValue, Event};
+use crate::types::{Monotonic, Now, Revision, RevisionId, StreamId, WatchId};
+use alloc::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    sync::Arc,
+    vec::Vec,
+};
+
+/// The revision of a store that nothing was written to.
+const FRESH: Revision = Revision(1);
+
+/// On responses that speak for the whole stream, or for no watch at all.
+const NO_WATCH: WatchId = WatchId(-1);
+
+/// The watch actor; a member may run several, each with streams of its own.
+#[derive(Debug)]
+pub struct WatchHub<H> {
+    limits: HubLimits,
+    view: Arc<H>,
+    now: Monotonic,
+    streams: BTreeMap<StreamId, Stream>,
+    /// Watches that have, or are about to get, all that the view has.
+    head: Cohort,
+    /// Invariant: each has members, and its cursor is below the head's.
+    lagging: BTreeMap<CohortId, Cohort>,
+    /// Invariant: the lagging cohorts, each under its cursor.
+    by_cursor: BTreeMap<Revision, CohortId>,
+    next_cohort: u64,
+    turns: Turns,
+    /// The view could not be read: nothing is tried before the next one.
+    is_stalled: bool,
+    ticks: BTreeSet<(Monotonic, StreamId)>,
+}
+
+/// Who reads history next: first come, first served, and back to the end of the line.
+#[derive(Debug, Default)]
+struct Turns {
+    line: BTreeMap<u64, Turn>,
+    places: BTreeMap<Turn, u64>,
+    next: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Turn {
+    Head,
+    Lagging(CohortId),
+}
+
+impl Turns {
+    fn join(&mut self, turn: Turn) {
+        if let Entry::Vacant(place) = self.places.entry(turn) {
+            place.insert(self.next);
+            self.line.insert(self.next, turn);
+            self.next += 1;
+        }
+    }
+
+    fn leave(&mut self, turn: Turn) {
+        if let Some(place) = self.places.remove(&turn) {
+            self.line.remove(&place);
+        }
+    }
+
+    fn take(&mut self) -> Option<Turn> {
+        let (_, turn) = self.line.pop_first()?;
+        self.places.remove(&turn);
+        Some(turn)
+    }
+}
+
+impl<H: History> WatchHub<H> {
+    #[must_use]
+    pub fn new(limits: HubLimits, view: Arc<H>, now: Now) -> Self {
+        Self {
+            limits,
+            head: Cohort::at(view.revision()),
+            view,
+            now: now.monotonic,
+            streams: BTreeMap::new(),
+            lagging: BTreeMap::new(),
+            by_cursor: BTreeMap::new(),
+            next_cohort: 0,
+            turns: Turns::default(),
+            is_stalled: false,
+            ticks: BTreeSet::new(),
+        }
+    }
+
+    /// When to `step` with `Wake`: a progress notification is due, or history is left to read.
+    #[must_use]
+    pub fn deadline(&self) -> Monotonic {
+        if self.has_history_to_read() {
+            return self.now;
+        }
+        self.ticks.first().map_or(Monotonic::NEVER, |(at, _)| *at)
+    }
+
+    /// Whether the stream's budget is used up. Events and progress then wait until it is drained; answers to the stream's own
+    /// requests do not, so a transport should take no more requests off that client meanwhile.
+    #[must_use]
+    pub fn is_over_budget(&self, stream: StreamId) -> bool {
+        self.streams.get(&stream).is_some_and(|stream| stream.undrained_bytes >= self.limits.stream_bytes)
+    }
+
+    /// Advances by one input. Responses land in `out` in the order they are to be sent.
+    pub fn step(&mut self, now: Now, input: WatchInput<H>, out: &mut Vec<HubEffect>) {
+        self.now = self.now.max(now.monotonic);
+        match input {
+            WatchInput::Published(view) => self.on_published(view, out),
+            WatchInput::Open(stream) => drop(self.streams.entry(stream).or_default()),
+            WatchInput::Create(stream, request) => self.on_create(stream, &request, out),
+            WatchInput::Cancel(stream, watch) => self.on_cancel(stream, watch, out),
+            WatchInput::Progress(stream) => self.on_progress(stream, out),
+            WatchInput::Drained(stream, bytes) => self.on_drained(stream, bytes),
+            WatchInput::Close(stream) => self.on_close(stream),
+            WatchInput::Wake => self.on_wake(out),
+        }
+        self.check_invariants();
+    }
+
+    fn on_published(&mut self, view: Arc<H>, out: &mut Vec<HubEffect>) {
+        if view.revision() < self.view.revision() || view.compacted() < self.view.compacted() {
+            return;
+        }
+        self.view = view;
+        self.is_stalled = false;
+        // A head that is still busy with an earlier view waits for its turn.
+        if !self.turns.places.contains_key(&Turn::Head) {
+            self.advance_head(self.limits.slice_events.max(1), out);
+        }
+    }
+
+    fn on_create(&mut self, id: StreamId, request: &WatchRequest, out: &mut Vec<HubEffect>) {
+        let revision = self.view.revision();
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let (watch, interest) = match admit(stream, request, self.limits.stream_watches) {
+            Ok(admitted) => admitted,
+            Err(reason) => {
+                let canceled = Some(reason);
+                return stream.emit(
+                    id,
+                    WatchResponse { revision, watch: NO_WATCH, created: true, canceled, ..WatchResponse::default() },
+                    out,
+                );
+            }
+        };
+        stream.emit(id, WatchResponse { revision, watch, created: true, ..WatchResponse::default() }, out);
+        let owed = if request.start_revision == Revision(0) { revision.next() } else { request.start_revision };
+        let floor = self.view.compacted();
+        if owed < floor {
+            return stream.emit(id, compacted(watch, floor), out);
+        }
+        if request.progress_notify && stream.tick.is_none() && !self.limits.progress_interval.is_zero() {
+            let at = self.now + self.limits.progress_interval;
+            stream.tick = Some(at);
+            self.ticks.insert((at, id));
+        }
+        stream.watches.insert(watch, Watcher::new(request, interest));
+        self.place((id, watch), owed);
+    }
+
+    fn on_cancel(&mut self, id: StreamId, watch: WatchId, out: &mut Vec<HubEffect>) {
+        let revision = self.view.revision();
+        if !self.remove((id, watch)) {
+            return;
+        }
+        let canceled = Some(Canceled::Requested);
+        let stream = self.streams.get_mut(&id).expect("it had the watch");
+        stream.emit(id, WatchResponse { revision, watch, canceled, ..WatchResponse::default() }, out);
+    }
+
+    /// Answered only if every watch of the stream has all there is, so that the answer may serve as a bookmark for each of them.
+    fn on_progress(&mut self, id: StreamId, out: &mut Vec<HubEffect>) {
+        let revision = self.view.revision();
+        let is_current = self.is_head_current();
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let is_synced = stream.watches.values().all(|watcher| has_all(watcher, is_current, revision) || planted(Mutant::V4));
+        if !stream.watches.is_empty() && is_synced && stream.undrained_bytes < self.limits.stream_bytes {
+            stream.emit(id, WatchResponse { revision, watch: NO_WATCH, ..WatchResponse::default() }, out);
+        }
+    }
+
+    fn on_drained(&mut self, id: StreamId, bytes: usize) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        stream.undrained_bytes = stream.undrained_bytes.saturating_sub(bytes);
+        if stream.undrained_bytes < self.limits.stream_bytes {
+            for (watch, owed) in core::mem::take(&mut stream.parked) {
+                self.place((id, watch), owed);
+            }
+        }
+    }
+
+    fn on_close(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get(&id) else { return };
+        let watches: Vec<WatchId> = stream.watches.keys().copied().collect();
+        for watch in watches {
+            self.remove((id, watch));
+        }
+        let stream = self.streams.remove(&id).expect("found above");
+        if let Some(at) = stream.tick {
+            self.ticks.remove(&(at, id));
+        }
+    }
+
+    fn on_wake(&mut self, out: &mut Vec<HubEffect>) {
+        let mut budget = self.limits.slice_events.max(1);
+        while budget > 0 && self.has_history_to_read() {
+            let read = match self.turns.take() {
+                Some(Turn::Head) => self.advance_head(budget, out),
+                Some(Turn::Lagging(id)) => self.advance_lagging(id, budget, out),
+                None => break,
+            };
+            // A turn that found nothing counts too, or a wake over many such turns would have no bound.
+            budget = budget.saturating_sub(read.max(1));
+        }
+        self.tick(out);
+    }
+
+    fn has_history_to_read(&self) -> bool {
+        !self.is_stalled && !self.turns.line.is_empty()
+    }
+
+    fn is_head_current(&self) -> bool {
+        self.head.cursor == self.view.revision()
+    }
+
+    fn tick(&mut self, out: &mut Vec<HubEffect>) {
+        let revision = self.view.revision();
+        let is_current = self.is_head_current();
+        while let Some(&(at, id)) = self.ticks.first().filter(|(at, _)| *at <= self.now) {
+            self.ticks.remove(&(at, id));
+            let stream = self.streams.get_mut(&id).expect("a closed stream has no tick");
+            stream.tick = None;
+            let asking: Vec<WatchId> =
+                stream.watches.iter().filter(|(_, watcher)| watcher.progress_notify).map(|(watch, _)| *watch).collect();
+            for &watch in &asking {
+                let over_budget = stream.undrained_bytes >= self.limits.stream_bytes;
+                let watcher = stream.watches.get_mut(&watch).expect("just listed");
+                let was_idle = core::mem::replace(&mut watcher.is_idle, true);
+                if was_idle && !over_budget && (has_all(watcher, is_current, revision) || planted(Mutant::V4)) {
+                    stream.emit(id, WatchResponse { revision, watch, ..WatchResponse::default() }, out);
+                }
+            }
+            if !asking.is_empty() {
+                // From now, not from when it was due: after a pause one notification is enough.
+                let at = self.now + self.limits.progress_interval;
+                stream.tick = Some(at);
+                self.ticks.insert((at, id));
+            }
+        }
+    }
+
+    /// Puts a watch that belongs to no cohort where the revision it is owed next will be read.
+    fn place(&mut self, member: Member, owed: Revision) {
+        let watcher = self.streams.get_mut(&member.0).and_then(|stream| stream.watches.get_mut(&member.1)).expect("a known watch");
+        if owed > self.head.cursor {
+            watcher.place = Place::Head;
+            return self.head.add(&watcher.interest, member, owed);
+        }
+        let cursor = Revision(owed.0 - 1);
+        let id = *self.by_cursor.entry(cursor).or_insert_with(|| {
+            let id = CohortId(self.next_cohort);
+            self.next_cohort += 1;
+            self.turns.join(Turn::Lagging(id));
+            id
+        });
+        watcher.place = Place::Lagging(id);
+        self.lagging.entry(id).or_insert_with(|| Cohort::at(cursor)).add(&watcher.interest, member, owed);
+    }
+
+    /// Forgets a watch; `false` if there is none.
+    fn remove(&mut self, member: Member) -> bool {
+        let Some(stream) = self.streams.get_mut(&member.0) else { return false };
+        let Some(watcher) = stream.watches.remove(&member.1) else { return false };
+        match watcher.place {
+            Place::Head => self.head.remove(&watcher.interest, member),
+            Place::Parked => drop(stream.parked.remove(&member.1)),
+            Place::Lagging(id) => {
+                let cohort = self.lagging.get_mut(&id).expect("the cohort of a watch");
+                cohort.remove(&watcher.interest, member);
+                if cohort.is_empty() {
+                    self.by_cursor.remove(&cohort.cursor);
+                    self.lagging.remove(&id);
+                    self.turns.leave(Turn::Lagging(id));
+                }
+            }
+        }
+        true
+    }
+
+    fn advance_head(&mut self, budget: usize, out: &mut Vec<HubEffect>) -> usize {
+        let mut head = core::mem::take(&mut self.head);
+        let read = self.advance(&mut head, budget, None, out);
+        self.head = head;
+        if !self.is_head_current() {
+            self.turns.join(Turn::Head);
+        }
+        read
+    }
+
+    fn advance_lagging(&mut self, id: CohortId, budget: usize, out: &mut Vec<HubEffect>) -> usize {
+        let mut cohort = self.lagging.remove(&id).expect("who has a turn is lagging");
+        self.by_cursor.remove(&cohort.cursor);
+        let read = self.advance(&mut cohort, budget, Some(id), out);
+        if cohort.is_empty() {
+            return read;
+        }
+        if cohort.cursor >= self.head.cursor {
+            move_members(&mut self.streams, &cohort, &mut self.head, Place::Head);
+        } else if let Some(&other) = self.by_cursor.get(&cohort.cursor) {
+            let into = self.lagging.get_mut(&other).expect("a cohort under its cursor");
+            move_members(&mut self.streams, &cohort, into, Place::Lagging(other));
+        } else {
+            self.by_cursor.insert(cohort.cursor, id);
+            self.lagging.insert(id, cohort);
+            self.turns.join(Turn::Lagging(id));
+        }
+        read
+    }
+
+    /// Reads the next slice of at most `budget` events for one cohort and hands it out. `lagging`: not beyond the head, which
+    /// would otherwise be overtaken. Says how many events were read.
+    fn advance(&mut self, cohort: &mut Cohort, budget: usize, lagging: Option<CohortId>, out: &mut Vec<HubEffect>) -> usize {
+        let view = Arc::clone(&self.view);
+        let stop = if lagging.is_some() { self.head.cursor } else { view.revision() };
+        self.cancel_compacted(cohort, out);
+        if cohort.is_empty() || cohort.cursor >= stop {
+            cohort.cursor = cohort.cursor.max(stop);
+            return 0;
+        }
+        let slice = view.events(cohort.cursor, budget);
+        let read = slice.as_ref().map_or(0, Vec::len);
+        // Only now is it known that nothing of the slice was compacted away while it was read.
+        if self.cancel_compacted(cohort, out) {
+            return read;
+        }
+        let Some((mut events, mut through)) = slice.ok().and_then(|events| self.whole(cohort.cursor, events, budget)) else {
+            // Compacted beneath this view, so a newer one is on its way; or the store is broken, and the member about to stop.
+            self.is_stalled = true;
+            return read;
+        };
+        if through > stop {
+            events.truncate(events.partition_point(|event| event.id.main <= stop));
+            through = stop;
+        }
+        if let Some(id) = lagging {
+            self.absorb(cohort, id, through);
+        }
+        match self.deliver(cohort, &events, lagging.map(|_| through), out) {
+            Ok(()) => cohort.cursor = through,
+            Err(_) => self.is_stalled = true,
+        }
+        read
+    }
+
+    /// A slice and where it ends, unless something of it is missing: each revision changes a key, so none may be left out. A view
+    /// that is held while newer ones come may read where rows were dropped, and its own floor does not say so.
+    fn whole(&self, after: Revision, events: Vec<Event>, budget: usize) -> Option<(Vec<Event>, Revision)> {
+        let mut last = RevisionId { main: after.max(FRESH), sub: u32::MAX };
+        for event in &events {
+            let follows = if event.id.main == last.main { last.sub.checked_add(1) == Some(event.id.sub) } else { event.id.sub == 0 };
+            if !follows || event.id.main > last.main.next() {
+                return None;
+            }
+            last = event.id;
+        }
+        let is_cut = events.len() >= budget && !events.is_empty();
+        (is_cut || last.main == self.view.revision()).then_some((events, last.main))
+    }
+
+    /// Cancels the members of a cohort whose next revision is below the floor. Says whether the cohort's own was.
+    fn cancel_compacted(&mut self, cohort: &mut Cohort, out: &mut Vec<HubEffect>) -> bool {
+        let floor = self.view.compacted();
+        if cohort.cursor.next() >= floor {
+            return false;
+        }
+        for (member, interest, owed) in cohort.members() {
+            if owed >= floor {
+                continue;
+            }
+            cohort.remove(&interest, member);
+            let stream = self.streams.get_mut(&member.0).expect("the stream of a member");
+            if stream.undrained_bytes >= self.limits.stream_bytes {
+                stream.park(member.1, owed);
+            } else {
+                stream.watches.remove(&member.1);
+                stream.emit(member.0, compacted(member.1, floor), out);
+            }
+        }
+        // Whoever is left is owed nothing before the floor.
+        cohort.cursor = Revision(floor.0 - 1);
+        true
+    }
+
+    /// Takes in the cohorts that the slice passes: one read serves them all, each from where it stands.
+    fn absorb(&mut self, cohort: &mut Cohort, id: CohortId, through: Revision) {
+        while let Some((&cursor, &other)) = self.by_cursor.range(cohort.cursor..through).next() {
+            self.by_cursor.remove(&cursor);
+            self.turns.leave(Turn::Lagging(other));
+            let passed = self.lagging.remove(&other).expect("a cohort under its cursor");
+            move_members(&mut self.streams, &passed, cohort, Place::Lagging(id));
+        }
+    }
+
+    /// Hands a slice to those members of a cohort that want some of it. `through` is where a slice of history ends.
+    /// Fails, having sent nothing, if the store does.
+    fn deliver(
+        &mut self,
+        cohort: &mut Cohort,
+        events: &[Event],
+        through: Option<Revision>,
+        out: &mut Vec<HubEffect>,
+    ) -> Result<(), Refusal> {
+        let matched = cohort.matched(events);
+        let previous = self.read_previous(&matched, events)?;
+        let mut parked: Vec<(Member, Revision)> = Vec::new();
+        for group in &matched {
+            // Chunks by the first event wanted: the same ones for all members but those that start within the slice.
+            let mut shared: BTreeMap<usize, Vec<Chunk>> = BTreeMap::new();
+            for (&member, &owed) in group.members {
+                let first = group.places.partition_point(|&place| events[place].id.main < owed);
+                if first == group.places.len() {
+                    continue;
+                }
+                let chunks =
+                    shared.entry(first).or_insert_with(|| self.chunks(&group.places[first..], group.needs.prev_kv, events, &previous));
+                let stream = self.streams.get_mut(&member.0).expect("the stream of a member");
+                if let Some(owed) = stream.send_chunks(member, chunks, &self.limits, through, out) {
+                    parked.push((member, owed));
+                }
+            }
+        }
+        for (member, owed) in parked {
+            let stream = self.streams.get_mut(&member.0).expect("the stream of a member");
+            cohort.remove(&stream.watches[&member.1].interest, member);
+            stream.park(member.1, owed);
+        }
+        Ok(())
+    }
+
+    /// The versions before those events that somebody wants them for, under the events' places.
+    fn read_previous(&self, matched: &[Matched<'_>], events: &[Event]) -> Result<BTreeMap<usize, EncodedKeyValue>, Refusal> {
+        let mut previous = BTreeMap::new();
+        let wanted: BTreeSet<usize> =
+            matched.iter().filter(|group| group.needs.prev_kv).flat_map(|group| group.places.iter().copied()).collect();
+        for place in wanted {
+            let event = &events[place];
+            match self.view.at(&event.key, Revision(event.id.main.0 - 1)) {
+                Ok(version) => previous.extend(version.map(|version| (place, version))),
+                // Of an event at the floor itself: absent, as in etcd.
+                Err(Refusal::Compacted) => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Ok(previous)
+    }
+
+    fn chunks(&self, places: &[usize], prev_kv: bool, events: &[Event], previous: &BTreeMap<usize, EncodedKeyValue>) -> Vec<Chunk> {
+        let event_at = |&place: &usize| {
+            let Event { id, kind, kv, .. } = &events[place];
+            let prev_kv = if prev_kv { previous.get(&place).cloned() } else { None };
+            (id.main, WatchEvent { kind: *kind, kv: kv.clone(), prev_kv })
+        };
+        let limits = ChunkLimits { revisions: self.limits.catch_up_revisions.max(1), bytes: self.limits.stream_bytes };
+        chunks(places.iter().map(event_at).collect(), limits)
+    }
+
+    /// What holds after each step and is cheap to look at.
+    fn check_invariants(&self) {
+        let Self { head, view, lagging, by_cursor, turns, .. } = self;
+        assert!(head.cursor <= view.revision(), "the head is at {}, beyond the view at {}", head.cursor, view.revision());
+        assert_eq!(lagging.len(), by_cursor.len(), "two cohorts at one revision");
+        assert_eq!(turns.line.len(), lagging.len() + usize::from(!self.is_head_current()), "who has something to read has a turn");
+        if let Some((cursor, _)) = by_cursor.last_key_value() {
+            assert!(*cursor < head.cursor, "a cohort lags at {cursor}, not before the head at {}", head.cursor);
+        }
+        if cfg!(debug_assertions) && self.streams.len() <= 8 {
+            self.check_places();
+        }
+    }
+
+    /// Every watch is in exactly one place, and that is the one it believes to be in.
+    fn check_places(&self) {
+        let mut count = (0, 0, 0);
+        for stream in self.streams.values() {
+            for (watch, watcher) in &stream.watches {
+                match watcher.place {
+                    Place::Head => count.0 += 1,
+                    Place::Lagging(id) => {
+                        assert!(self.lagging.contains_key(&id), "watch {watch} reads with nobody");
+                        count.1 += 1;
+                    }
+                    Place::Parked => {
+                        assert!(stream.parked.contains_key(watch), "watch {watch} is parked at no revision");
+                        count.2 += 1;
+                    }
+                }
+            }
+        }
+        let lagging: usize = self.lagging.values().map(Cohort::len).sum();
+        let parked: usize = self.streams.values().map(|stream| stream.parked.len()).sum();
+        assert_eq!(count, (self.head.len(), lagging, parked), "watches at the head, lagging and parked");
+        assert!(self.lagging.values().all(|cohort| !cohort.is_empty()), "a cohort of nobody");
+    }
+}
+
+/// Whether a watch was given everything through the newest revision, and had reason to expect it.
+fn has_all(watcher: &Watcher, is_head_current: bool, revision: Revision) -> bool {
+    watcher.place == Place::Head && is_head_current && watcher.start_revision <= revision
+}
+
+fn compacted(watch: WatchId, floor: Revision) -> WatchResponse {
+    WatchResponse { watch, canceled: Some(Canceled::Compacted(floor)), ..WatchResponse::default() }
+}
+
+/// Checks a request and gives it an id.
+fn admit(stream: &mut Stream, request: &WatchRequest, watches_max: usize) -> Result<(WatchId, Interest), Canceled> {
+    let interest = Interest::new(request).ok_or(Canceled::EmptyRange)?;
+    if request.start_revision < Revision(0) {
+        return Err(Canceled::NegativeStart);
+    }
+    if stream.watches.len() >= watches_max {
+        return Err(Canceled::TooManyWatches);
+    }
+    let watch = stream.pick_id(request.watch).ok_or(Canceled::DuplicateId)?;
+    Ok((watch, interest))
+}
+
+fn move_members(streams: &mut BTreeMap<StreamId, Stream>, from: &Cohort, into: &mut Cohort, place: Place) {
+    for (member, interest, owed) in from.members() {
+        into.add(&interest, member, owed);
+        let watcher = streams.get_mut(&member.0).and_then(|stream| stream.watches.get_mut(&member.1));
+        watcher.expect("a known watch").place = place;
+    }
+}

@@ -1,0 +1,112 @@
+//! One client's stream: its watches, and how many bytes it was handed and has not taken.
+
+use super::cohort::{Chunk, Interest, Member};
+use super::{HubEffect, HubLimits, WatchRequest, WatchResponse};
+use crate::types::{Monotonic, Revision, StreamId, WatchId};
+use alloc::{collections::BTreeMap, vec::Vec};
+
+/// Names a cohort of lagging watches.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct CohortId(pub u64);
+
+/// Where a watch stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    /// With those that have everything the newest view has, or are being brought there together.
+    Head,
+    /// Reading history with others at the same revision.
+    Lagging(CohortId),
+    /// Its stream must be drained first; [`Stream::parked`] has where it goes on.
+    Parked,
+}
+
+#[derive(Debug)]
+pub(super) struct Watcher {
+    pub interest: Interest,
+    /// As asked: no progress before the store has reached it.
+    pub start_revision: Revision,
+    pub progress_notify: bool,
+    pub fragment: bool,
+    pub place: Place,
+    /// Had no events since the last progress tick.
+    pub is_idle: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Stream {
+    pub watches: BTreeMap<WatchId, Watcher>,
+    /// Watches in [`Place::Parked`], each with the first revision it is owed.
+    pub parked: BTreeMap<WatchId, Revision>,
+    pub undrained_bytes: usize,
+    /// When progress is due; `None` while no watch asks for it.
+    pub tick: Option<Monotonic>,
+    next_watch: WatchId,
+}
+
+impl Watcher {
+    pub fn new(request: &WatchRequest, interest: Interest) -> Self {
+        Self {
+            interest,
+            start_revision: request.start_revision,
+            progress_notify: request.progress_notify,
+            fragment: request.fragment,
+            place: Place::Head,
+            is_idle: true,
+        }
+    }
+}
+
+impl Stream {
+    /// The id a client chose, or the next in line; `None` if the chosen one is taken.
+    pub fn pick_id(&mut self, chosen: WatchId) -> Option<WatchId> {
+        if chosen != WatchId(0) {
+            return Some(chosen).filter(|id| !self.watches.contains_key(id));
+        }
+        while self.watches.contains_key(&self.next_watch) {
+            self.next_watch = self.next_watch.next();
+        }
+        let id = self.next_watch;
+        self.next_watch = id.next();
+        Some(id)
+    }
+
+    pub fn park(&mut self, watch: WatchId, owed: Revision) {
+        self.watches.get_mut(&watch).expect("a watch of this stream").place = Place::Parked;
+        self.parked.insert(watch, owed);
+    }
+
+    /// Puts a response on the stream, whatever its budget.
+    pub fn emit(&mut self, stream: StreamId, response: WatchResponse, out: &mut Vec<HubEffect>) {
+        self.undrained_bytes += response.bytes();
+        out.push(HubEffect { stream, response });
+    }
+
+    /// Sends one watch's events while the budget lasts. Says from which revision on it is still owed, if it did not.
+    /// `through`: where the last of them leaves the watch, if further than its own events do.
+    pub fn send_chunks(
+        &mut self,
+        (id, watch): Member,
+        chunks: &mut [Chunk],
+        limits: &HubLimits,
+        through: Option<Revision>,
+        out: &mut Vec<HubEffect>,
+    ) -> Option<Revision> {
+        let fragment = self.watches[&watch].fragment;
+        let count = chunks.len();
+        for (number, chunk) in chunks.iter_mut().enumerate() {
+            if self.undrained_bytes >= limits.stream_bytes {
+                return Some(chunk.first);
+            }
+            self.watches.get_mut(&watch).expect("a watch of this stream").is_idle = false;
+            let revision = through.filter(|_| number + 1 == count).unwrap_or(chunk.last);
+            let pieces = if fragment { chunk.fragments(limits.fragment_bytes) } else { core::slice::from_ref(&chunk.events) };
+            let last = pieces.len() - 1;
+            for (piece, events) in pieces.iter().enumerate() {
+                let response =
+                    WatchResponse { revision, watch, fragment: piece < last, events: events.clone(), ..WatchResponse::default() };
+                self.emit(id, response, out);
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,260 @@
+//! The bytes between members and in the log's commands, kept for ever: a change here is a new format version.
+//!
+//! Members of two releases run side by side during an upgrade, so what one writes the other must read.
+
+use bytes::Bytes;
+use quorate_core::codec::{self, FRAME_HEADER, FrameError};
+use quorate_core::command::{
+    Alarm, AlarmChange, AlarmKind, Command, Compact, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, MemberAttributes, Op,
+    Put, Range, SortOrder, SortTarget, Txn,
+};
+use quorate_core::consensus::{Configuration, Entry, Envelope, ForwardRefusal, Message, Payload};
+use quorate_core::effect::Proposal;
+use quorate_core::types::{Boot, LeaseId, LogId, LogIndex, MemberId, ReadId, RequestId, Revision, Term};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+};
+
+const VERSION: u8 = 1;
+const LIMIT: usize = 1 << 20;
+
+/// The frame in hexadecimal, header first, once it was seen to read back.
+fn frame<T: Serialize + DeserializeOwned + PartialEq + Debug>(body: &T) -> String {
+    let mut bytes = Vec::new();
+    codec::encode(VERSION, body, &mut bytes);
+    assert_eq!(codec::decode::<T>(VERSION, &bytes, LIMIT).as_ref(), Ok(&(read_back(&bytes), bytes.len())));
+    assert_eq!(&read_back::<T>(&bytes), body);
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let lines: Vec<String> = bytes[FRAME_HEADER..].chunks(48).map(hex).collect();
+    format!("{} {} {}\n{}", hex(&bytes[..4]), hex(&bytes[4..8]), hex(&bytes[8..FRAME_HEADER]), lines.join("\n"))
+}
+
+fn read_back<T: DeserializeOwned>(bytes: &[u8]) -> T {
+    let (version, body, taken) = codec::split(bytes, LIMIT).expect("a frame just written");
+    assert_eq!((version, taken), (VERSION, bytes.len()));
+    postcard::from_bytes(body).expect("a body just written")
+}
+
+/// Each value above its frame.
+fn page<T: Serialize + DeserializeOwned + PartialEq + Debug>(values: &[T]) -> String {
+    values.iter().map(|value| format!("{value:?}\n{}", frame(value))).collect::<Vec<_>>().join("\n\n")
+}
+
+/// Variant numbers are on disk and on the wire; the samples must show each of them.
+fn assert_all_shown<T: Serialize>(values: &[T], number: impl Fn(&T) -> u8, count: u8) {
+    let mut shown = BTreeSet::new();
+    for value in values {
+        let bytes = postcard::to_extend(value, Vec::new()).expect("serialising to memory");
+        assert_eq!(bytes[0], number(value), "a variant number moved");
+        shown.insert(bytes[0]);
+    }
+    assert_eq!(shown, (0..count).collect(), "each variant, and no other");
+}
+
+fn id(term: u64, index: u64) -> LogId {
+    LogId { term: Term(term), index: LogIndex(index) }
+}
+
+fn request(sequence: u64) -> RequestId {
+    RequestId { member: MemberId(0xb), boot: Boot(2), sequence }
+}
+
+fn read(sequence: u64) -> ReadId {
+    ReadId { member: MemberId(0xb), boot: Boot(2), sequence }
+}
+
+fn configuration() -> Configuration {
+    Configuration {
+        voters: BTreeSet::from([MemberId(1), MemberId(2)]),
+        outgoing: BTreeSet::from([MemberId(1)]),
+        learners: BTreeSet::from([MemberId(3)]),
+        peer_urls: BTreeMap::from([(MemberId(1), vec!["http://a:2380".into()]), (MemberId(3), vec![])]),
+    }
+}
+
+fn payloads() -> Vec<Payload> {
+    let command = Bytes::from_static(b"command");
+    vec![Payload::Empty, Payload::Command { request: request(7), command }, Payload::Configuration(configuration())]
+}
+
+/// A variant without a number here does not compile; one without a sample fails.
+fn payload_number(payload: &Payload) -> u8 {
+    match payload {
+        Payload::Empty => 0,
+        Payload::Command { .. } => 1,
+        Payload::Configuration(_) => 2,
+    }
+}
+
+fn message_number(message: &Message) -> u8 {
+    match message {
+        Message::PreVote { .. } => 0,
+        Message::PreVoteReply { .. } => 1,
+        Message::RequestVote { .. } => 2,
+        Message::Vote { .. } => 3,
+        Message::Append { .. } => 4,
+        Message::Appended { .. } => 5,
+        Message::AppendRejected { .. } => 6,
+        Message::Heartbeat { .. } => 7,
+        Message::HeartbeatReply { .. } => 8,
+        Message::Forward(_) => 9,
+        Message::ForwardRefused { .. } => 10,
+        Message::ReadIndex(_) => 11,
+        Message::ReadIndexReply { .. } => 12,
+        Message::ReadIndexRefused { .. } => 13,
+        Message::TimeoutNow => 14,
+    }
+}
+
+fn command_number(command: &Command) -> u8 {
+    match command {
+        Command::Put(_) => 0,
+        Command::DeleteRange(_) => 1,
+        Command::Txn(_) => 2,
+        Command::Compact(_) => 3,
+        Command::Alarm(_) => 4,
+        Command::Publish(_) => 5,
+    }
+}
+
+fn messages() -> Vec<Message> {
+    let entries = payloads().into_iter().zip(300..).map(|(payload, index)| Entry { id: id(3, index), payload }).collect();
+    vec![
+        Message::PreVote { end: id(3, 300) },
+        Message::PreVoteReply { granted: true },
+        Message::RequestVote { end: id(3, 300), transfer: true },
+        Message::Vote { granted: false },
+        Message::Append { previous: id(2, 299), entries, commit: LogIndex(298), round: 9 },
+        Message::Append { previous: LogId::default(), entries: vec![], commit: LogIndex(0), round: 0 },
+        Message::Appended { matched: LogIndex(302), round: 9 },
+        Message::AppendRejected { previous: id(2, 299), hint: id(1, 200), round: 9 },
+        Message::Heartbeat { commit: LogIndex(302), round: 10, replicated: LogIndex(150) },
+        Message::HeartbeatReply { round: 10 },
+        Message::Forward(vec![Proposal { request: request(8), command: Bytes::from_static(b"command") }]),
+        Message::ForwardRefused { requests: vec![request(8), request(9)], refusal: ForwardRefusal::NotLeader },
+        Message::ForwardRefused { requests: vec![], refusal: ForwardRefusal::TooMany },
+        Message::ReadIndex(vec![read(1), read(2)]),
+        Message::ReadIndexReply { reads: vec![read(1)], index: LogIndex(302) },
+        Message::ReadIndexRefused { reads: vec![read(2)] },
+        Message::TimeoutNow,
+    ]
+}
+
+fn commands() -> Vec<Command> {
+    let range = |key: &'static str, end: &'static str| KeyRange {
+        key: Bytes::from_static(key.as_bytes()),
+        end: Bytes::from_static(end.as_bytes()),
+    };
+    let put = Put {
+        key: Bytes::from_static(b"key"),
+        value: Bytes::from_static(b"value"),
+        lease: LeaseId(-77),
+        prev_kv: true,
+        ignore_value: false,
+        ignore_lease: true,
+    };
+    let read = Range {
+        range: range("a", "b"),
+        limit: 10,
+        revision: Revision(-1),
+        sort_order: SortOrder::Descend,
+        sort_target: SortTarget::Value,
+        serializable: true,
+        keys_only: false,
+        count_only: true,
+        min_mod_revision: Revision(1),
+        max_mod_revision: Revision(2),
+        min_create_revision: Revision(3),
+        max_create_revision: Revision(4),
+    };
+    let targets = [
+        (CompareResult::Equal, CompareTarget::Version(1)),
+        (CompareResult::Greater, CompareTarget::Create(Revision(2))),
+        (CompareResult::Less, CompareTarget::Mod(Revision(3))),
+        (CompareResult::NotEqual, CompareTarget::Value(Bytes::from_static(b"v"))),
+        (CompareResult::Equal, CompareTarget::Lease(LeaseId(5))),
+    ];
+    let compare = targets.into_iter().map(|(result, target)| Compare { range: range("k", ""), result, target }).collect();
+    let delete = DeleteRange { range: range("a", "\0"), prev_kv: true };
+    let nested = Txn { failure: vec![Op::DeleteRange(delete.clone())], ..Txn::default() };
+    let alarm = Alarm { member: MemberId(0xb), kind: AlarmKind::Corrupt };
+    vec![
+        Command::Put(put.clone()),
+        Command::Put(Put::default()),
+        Command::DeleteRange(delete),
+        Command::Txn(Txn { compare, success: vec![Op::Range(read), Op::Put(put)], failure: vec![Op::Txn(nested)] }),
+        Command::Compact(Compact { revision: Revision(1_000), physical: true }),
+        Command::Alarm(AlarmChange { alarm, active: true }),
+        Command::Alarm(AlarmChange { alarm: Alarm { kind: AlarmKind::NoSpace, ..alarm }, active: false }),
+        Command::Publish(MemberAttributes { member: MemberId(0xb), name: "n1".into(), client_urls: vec!["http://a:2379".into()] }),
+    ]
+}
+
+#[test]
+fn every_message_between_members_keeps_its_bytes() {
+    assert_all_shown(&messages(), message_number, 15);
+    let envelope = |message| Envelope { from: MemberId(0xb), to: MemberId(u64::MAX), term: Term(3), message };
+    insta::assert_snapshot!(page(&messages().into_iter().map(envelope).collect::<Vec<_>>()));
+}
+
+#[test]
+fn every_payload_of_an_entry_keeps_its_bytes() {
+    assert_all_shown(&payloads(), payload_number, 3);
+    insta::assert_snapshot!(page(&payloads()));
+}
+
+#[test]
+fn every_command_in_the_log_keeps_its_bytes() {
+    assert_all_shown(&commands(), command_number, 6);
+    insta::assert_snapshot!(page(&commands()));
+}
+
+#[test]
+fn a_frame_starts_with_its_length_its_checksum_and_its_version() {
+    let mut bytes = vec![0xee];
+    codec::encode(7, &1_u64, &mut bytes);
+    // The checksum is of "07 01", CRC-32C as in RFC 3720, here computed bit by bit.
+    assert_eq!(bytes[..5], [0xee, 2, 0, 0, 0], "appended, and the length counts version and body");
+    assert_eq!(bytes[5..9], crc32c_bit_by_bit(&[7, 1]).to_le_bytes());
+    assert_eq!(bytes[9..], [7, 1]);
+}
+
+fn crc32c_bit_by_bit(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg())))
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_noticed() {
+    let mut bytes = Vec::new();
+    codec::encode(VERSION, &messages(), &mut bytes);
+    for bit in 0..bytes.len() * 8 {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        let read = codec::decode::<Vec<Message>>(VERSION, &flipped, LIMIT);
+        assert!(read.is_err(), "bit {bit} of {}", bytes.len() * 8);
+    }
+}
+
+#[test]
+fn a_frame_that_is_cut_says_how_many_bytes_are_needed() {
+    let mut bytes = Vec::new();
+    codec::encode(VERSION, &messages(), &mut bytes);
+    for length in 0..bytes.len() {
+        let needed = if length < FRAME_HEADER { FRAME_HEADER } else { bytes.len() };
+        assert_eq!(codec::decode::<Vec<Message>>(VERSION, &bytes[..length], LIMIT), Err(FrameError::Short { needed }));
+    }
+}
+
+#[test]
+fn a_frame_over_the_limit_or_of_another_version_or_of_other_content_is_refused() {
+    let mut bytes = Vec::new();
+    codec::encode(VERSION, &"text", &mut bytes);
+    let length = bytes.len() - 8;
+    assert_eq!(codec::decode::<String>(VERSION, &bytes, length), Ok(("text".into(), bytes.len())));
+    assert_eq!(codec::decode::<String>(VERSION, &bytes, length - 1), Err(FrameError::TooLong { length, limit: length - 1 }));
+    assert_eq!(codec::decode::<String>(VERSION + 1, &bytes, LIMIT), Err(FrameError::Version { found: 1, newest: 2 }));
+    assert_eq!(codec::decode::<Vec<Message>>(VERSION, &bytes, LIMIT), Err(FrameError::Body));
+    assert_eq!(codec::decode::<String>(VERSION, &[0; FRAME_HEADER], LIMIT), Err(FrameError::TooLong { length: 0, limit: LIMIT }));
+}

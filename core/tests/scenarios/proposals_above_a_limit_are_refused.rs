@@ -1,0 +1,45 @@
+//! Every queue of the actor has a bound: what is above it is refused at once, and certainly in no log.
+
+use crate::world::{Options, World};
+use quorate_core::command::Refusal;
+use quorate_core::consensus::Limits;
+use quorate_core::effect::{ConsensusEffect, ConsensusInput};
+use quorate_core::types::{Boot, MemberId, ReadId};
+
+#[test]
+fn proposals_above_a_limit_are_refused() {
+    let limits = Limits { pending_proposals: 3, pending_reads: 3, ..Limits::default() };
+    let mut world = World::with(3, Options { limits, ..Options::default() });
+    world.elect(1);
+    world.isolate(1);
+    world.clear();
+    let requests: Vec<_> = (0..5).map(|_| world.propose(1)).collect();
+    let refused: Vec<_> = requests
+        .iter()
+        .filter(|request| world.effects.contains(&(1, ConsensusEffect::Refuse(**request, Refusal::TooManyRequests))))
+        .collect();
+    assert_eq!(refused, [&requests[3], &requests[4]]);
+}
+
+#[test]
+fn proposals_beyond_what_is_applied_are_refused() {
+    let limits = Limits { unapplied_entries: 4, ..Limits::default() };
+    let mut world = World::with(3, Options { limits, ..Options::default() });
+    world.elect(1);
+    world.isolate(1);
+    world.clear();
+    let requests: Vec<_> = (0..6).map(|_| world.propose(1)).collect();
+    let refusals = world.effects.iter().filter(|(_, effect)| matches!(effect, ConsensusEffect::Refuse(_, Refusal::TooManyRequests)));
+    assert_eq!(refusals.count(), requests.len() - 4);
+}
+
+#[test]
+fn reads_above_a_limit_are_refused() {
+    let limits = Limits { pending_reads: 2, ..Limits::default() };
+    let mut world = World::with(3, Options { limits, ..Options::default() });
+    let inputs: Vec<_> = (1..=3).map(|sequence| ConsensusInput::Read(ReadId { member: MemberId(1), boot: Boot(1), sequence })).collect();
+    let last = ReadId { member: MemberId(1), boot: Boot(1), sequence: 3 };
+    world.expect_reads(&inputs);
+    world.step_all(1, inputs);
+    assert!(world.effects.contains(&(1, ConsensusEffect::RefuseRead(last, Refusal::TooManyRequests))));
+}

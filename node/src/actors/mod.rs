@@ -1,0 +1,13 @@
+//! actix actors that host the pure ones: the replica on a thread of its own, a watch hub on each worker, and the front they share.
+
+mod front;
+mod inbox;
+mod replica;
+mod shared;
+mod watch;
+
+pub use front::NodeFront;
+pub use inbox::{Done, INBOX_INPUTS, Inbound, TellReplica};
+pub use replica::{Parts, ReplicaActor};
+pub use shared::{Leadership, Member, Shared};
+pub use watch::{HubActor, HubHandle};

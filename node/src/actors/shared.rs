@@ -1,0 +1,99 @@
+//! What the replica publishes and every other thread reads.
+
+use crate::{clock::Clock, state::FjallReader, state::Usage};
+use quorate_core::{
+    command::RaftStatus,
+    mvcc::View,
+    types::{Boot, ClusterId, MemberId, Revision, Term},
+};
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::watch;
+
+/// Who leads, as this member knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Leadership {
+    pub term: Term,
+    pub leader: Option<MemberId>,
+}
+
+/// Fixed for one life.
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub cluster: ClusterId,
+    pub member: MemberId,
+    pub boot: Boot,
+    /// `None`: unlimited.
+    pub quota_bytes: Option<u64>,
+    pub max_request_bytes: usize,
+    /// How long a request may take at most.
+    pub request_timeout: Duration,
+    pub election_timeout: Duration,
+}
+
+/// Shared by all threads of the process.
+pub struct Shared {
+    pub member: Member,
+    pub clock: Clock,
+    pub usage: Arc<Usage>,
+    /// The state published last.
+    pub view: watch::Sender<Arc<View<FjallReader>>>,
+    pub leadership: watch::Sender<Leadership>,
+    /// The newest floor below which this member has swept everything.
+    pub swept: watch::Sender<Revision>,
+    /// No new request is taken.
+    pub stopping: AtomicBool,
+    pub streams: AtomicU64,
+    sequence: AtomicU64,
+    status: Mutex<RaftStatus>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("member", &self.member).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    #[must_use]
+    pub fn new(member: Member, clock: Clock, usage: Arc<Usage>, view: Arc<View<FjallReader>>) -> Self {
+        let status = RaftStatus { member: member.member, ..RaftStatus::default() };
+        Self {
+            member,
+            clock,
+            usage,
+            view: watch::Sender::new(view),
+            leadership: watch::Sender::new(Leadership::default()),
+            swept: watch::Sender::new(Revision(0)),
+            stopping: AtomicBool::new(false),
+            streams: AtomicU64::new(0),
+            sequence: AtomicU64::new(0),
+            status: Mutex::new(status),
+        }
+    }
+
+    /// A number for a request or read id; never given twice in one life.
+    pub fn next_sequence(&self) -> u64 {
+        self.sequence.fetch_add(1, Ordering::Relaxed)
+    }
+
+    #[must_use]
+    pub fn status(&self) -> RaftStatus {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_status(&self, status: RaftStatus) {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,214 @@
+//! The directory that is this member: made, locked, and checked for being ours.
+
+use nix::fcntl::{Flock, FlockArg};
+use std::{
+    fmt, fs,
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+const LOCK: &str = "LOCK";
+
+/// A locked data directory. Dropping it gives the lock back.
+#[derive(Debug)]
+pub struct DataDir {
+    root: PathBuf,
+    wal: PathBuf,
+    _lock: Flock<fs::File>,
+}
+
+/// Why a data directory is not taken; each says what to do.
+#[derive(Debug)]
+pub enum DataDirError {
+    NotADirectory(PathBuf),
+    Etcd(PathBuf),
+    Locked { path: PathBuf, holder: Option<i32> },
+    Io { path: PathBuf, doing: &'static str, error: io::Error },
+}
+
+impl fmt::Display for DataDirError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotADirectory(path) => write!(f, "{} is not a directory; give another --data-dir", path.display()),
+            Self::Etcd(path) => write!(
+                f,
+                "{} holds the data of etcd, which has another format; it was left untouched. Give another --data-dir, and bring the data over with `etcdctl snapshot` or `etcdctl make-mirror`",
+                path.display()
+            ),
+            Self::Locked { path, holder } => {
+                write!(f, "{} is in use by another process", path.display())?;
+                if let Some(pid) = holder {
+                    write!(f, " (pid {pid})")?;
+                }
+                write!(f, "; stop it, or give another --data-dir")
+            }
+            Self::Io { path, doing, error } => write!(f, "cannot {doing} {}: {error}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for DataDirError {}
+
+impl DataDir {
+    /// Makes the directories if they are missing (mode 0700), and takes the lock. Nothing in a directory that is not ours is touched.
+    ///
+    /// # Errors
+    /// [`DataDirError`], whose text names the directory and what to do.
+    pub fn open(root: &Path, wal: Option<&Path>) -> Result<Self, DataDirError> {
+        make(root)?;
+        refuse_etcd(root, wal)?;
+        let lock = lock(root)?;
+        let wal = wal.map_or_else(|| root.join("wal"), Path::to_path_buf);
+        make(&wal)?;
+        make(&root.join("state"))?;
+        Ok(Self { root: root.to_path_buf(), wal, _lock: lock })
+    }
+
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    #[must_use]
+    pub fn wal(&self) -> &Path {
+        &self.wal
+    }
+
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.root.join("state")
+    }
+}
+
+fn failed(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> DataDirError {
+    move |error| DataDirError::Io { path: path.to_path_buf(), doing, error }
+}
+
+fn make(path: &Path) -> Result<(), DataDirError> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => {
+            if found.permissions().mode() & 0o077 != 0 {
+                // Not ours to change: the operator may want it so. Only our own files are private.
+                tracing::debug!(path = %path.display(), "directory is accessible to others");
+            }
+            fs::read_dir(path).map_err(failed(path, "read"))?;
+            Ok(())
+        }
+        Ok(_) => Err(DataDirError::NotADirectory(path.to_path_buf())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed(path, "create"))?;
+            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                fs::File::open(parent).and_then(|directory| directory.sync_all()).map_err(failed(parent, "sync"))?;
+            }
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Err(DataDirError::NotADirectory(path.to_path_buf())),
+        Err(error) => Err(failed(path, "read")(error)),
+    }
+}
+
+/// etcd keeps `member/snap/db` and `member/wal/<16 hex>-<16 hex>.wal`.
+fn refuse_etcd(root: &Path, wal: Option<&Path>) -> Result<(), DataDirError> {
+    let is_theirs = |directory: &Path| {
+        fs::read_dir(directory).is_ok_and(|files| {
+            files.flatten().any(|file| {
+                let name = file.file_name();
+                let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(".wal")) else { return false };
+                stem.split_once('-').is_some_and(|(sequence, index)| {
+                    [sequence, index].iter().all(|part| part.len() == 16 && part.bytes().all(|byte| byte.is_ascii_hexdigit()))
+                })
+            })
+        })
+    };
+    if root.join("member/snap/db").exists() || is_theirs(&root.join("member/wal")) {
+        return Err(DataDirError::Etcd(root.to_path_buf()));
+    }
+    match wal {
+        Some(wal) if is_theirs(wal) => Err(DataDirError::Etcd(wal.to_path_buf())),
+        _ => Ok(()),
+    }
+}
+
+fn lock(root: &Path) -> Result<Flock<fs::File>, DataDirError> {
+    let path = root.join(LOCK);
+    let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed(&path, "open"))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut lock) => {
+            // Only a courtesy to whoever is refused; the lock itself is the kernel's.
+            let text = format!("{}\n", std::process::id());
+            lock.set_len(0).and_then(|()| lock.write_all(text.as_bytes())).map_err(failed(&path, "write"))?;
+            Ok(lock)
+        }
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+            let holder = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+            Err(DataDirError::Locked { path: root.to_path_buf(), holder })
+        }
+        Err((_, errno)) => Err(failed(&path, "lock")(errno.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_directory_is_made_for_its_owner_alone() {
+        let temporary = tempfile::tempdir().unwrap();
+        let root = temporary.path().join("a/b");
+        let opened = DataDir::open(&root, None).unwrap();
+        assert_eq!(fs::metadata(&root).unwrap().permissions().mode() & 0o777, 0o700);
+        assert!(opened.wal().is_dir() && opened.state().is_dir());
+    }
+
+    #[test]
+    fn a_second_opener_is_told_who_holds_it() {
+        let temporary = tempfile::tempdir().unwrap();
+        let first = DataDir::open(temporary.path(), None).unwrap();
+        let error = DataDir::open(temporary.path(), None).unwrap_err().to_string();
+        assert!(error.contains("in use by another process") && error.contains(&format!("pid {}", std::process::id())), "{error}");
+        drop(first);
+        DataDir::open(temporary.path(), None).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(DataDir::open(file.path(), None).unwrap_err().to_string().contains("is not a directory"));
+        assert!(DataDir::open(&file.path().join("below"), None).unwrap_err().to_string().contains("is not a directory"));
+    }
+
+    #[test]
+    fn the_data_of_etcd_is_refused_untouched() {
+        let temporary = tempfile::tempdir().unwrap();
+        fs::create_dir_all(temporary.path().join("member/wal")).unwrap();
+        fs::write(temporary.path().join("member/wal/0000000000000000-0000000000000000.wal"), b"x").unwrap();
+        let error = DataDir::open(temporary.path(), None).unwrap_err().to_string();
+        assert!(error.contains("holds the data of etcd") && error.contains("untouched"), "{error}");
+        let names: Vec<_> = fs::read_dir(temporary.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["member"]);
+    }
+
+    #[test]
+    fn etcds_log_in_a_directory_of_its_own_is_refused_too() {
+        let (root, wal) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(wal.path().join("0000000000000001-00000000000000af.wal"), b"x").unwrap();
+        assert!(matches!(DataDir::open(root.path(), Some(wal.path())), Err(DataDirError::Etcd(_))));
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_written_is_named() {
+        if nix::unistd::geteuid().is_root() {
+            // Permissions do not bind root: a file system that does is in the process tests. Here, a path through a dead link.
+            let temporary = tempfile::tempdir().unwrap();
+            let link = temporary.path().join("link");
+            std::os::unix::fs::symlink("/proc/nonexistent/x", &link).unwrap();
+            assert!(DataDir::open(&link, None).unwrap_err().to_string().contains(&link.display().to_string()));
+            return;
+        }
+        let temporary = tempfile::tempdir().unwrap();
+        fs::set_permissions(temporary.path(), fs::Permissions::from_mode(0o500)).unwrap();
+        let error = DataDir::open(temporary.path(), None).unwrap_err().to_string();
+        assert!(error.contains("cannot open") && error.contains("Permission denied"), "{error}");
+    }
+}

@@ -1,0 +1,130 @@
+//! From files to a member's state: what the log and the state store say, and whether they can be trusted together.
+
+use crate::{
+    data_dir::DataDir,
+    identity::Founding,
+    state::{FjallReader, StateStore},
+    wal,
+};
+use quorate_core::{
+    consensus::Configuration,
+    machine::{Machine, MachineLimits, MachineSettings},
+    types::{Boot, LogIndex, SegmentId},
+    wal::{Identity, Planner, Recovered, WalDamage, WalSettings, bootstrap_entries},
+};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
+use std::{fs, path::PathBuf};
+
+/// What a member starts from.
+#[derive(Debug)]
+pub struct Recovery {
+    pub identity: Identity,
+    pub boot: Boot,
+    /// The log was made in this life.
+    pub founded: bool,
+    pub log: Recovered,
+    pub store: StateStore,
+    pub machine: Machine<FjallReader>,
+    pub bootstrap: Configuration,
+}
+
+/// Opens state store and log. `may_found`: an empty directory is the beginning of a new cluster.
+///
+/// # Errors
+/// Why this member must not start, naming the file and what to do.
+pub fn recover(directory: &DataDir, founding: &Founding, may_found: bool) -> Result<Recovery, String> {
+    let segments = wal::open(directory.wal()).map_err(|error| error.to_string())?;
+    let store = StateStore::open(&directory.state()).map_err(|error| error.to_string())?;
+    if let Some(repaired) = &store.repaired {
+        tracing::warn!(target: "quorate", what = repaired, "the state store was mended");
+    }
+    let (entries, bootstrap) = bootstrap_entries(&founding.members);
+    let applied = applied(&store)?;
+    let (log, founded) = match read_log(directory, &segments, applied)? {
+        Some(log) => {
+            if log.identity.cluster != founding.cluster || log.identity.member != founding.member {
+                tracing::warn!(
+                    target: "quorate",
+                    data_member = %log.identity.member, data_cluster = %log.identity.cluster,
+                    flags_member = %founding.member, flags_cluster = %founding.cluster,
+                    "the data directory says another member or cluster than --initial-cluster; the flags are ignored once data exists"
+                );
+            }
+            (log, false)
+        }
+        None if applied > LogIndex(0) => {
+            return Err(format!(
+                "{} has no write-ahead log, but {} has state: this member has lost what it promised to others. Put the log back (is --wal-dir right?), or remove this member from the cluster and add a new one with an empty data directory",
+                directory.wal().display(),
+                directory.state().display()
+            ));
+        }
+        None if !may_found => {
+            return Err(format!(
+                "{} is empty and --initial-cluster-state=existing: joining a running cluster is not supported by this release",
+                directory.root().display()
+            ));
+        }
+        None => {
+            let identity = Identity { cluster: founding.cluster, member: founding.member };
+            (Planner::bootstrap(identity, entries, WalSettings::default(), seed()), true)
+        }
+    };
+    if let Some(cut) = &log.cut {
+        tracing::warn!(target: "quorate", what = cut, "cut a torn tail off the write-ahead log; nothing in it was promised to anyone");
+    }
+    if log.base.index > applied {
+        return Err(format!(
+            "the state store has applied {applied}, but the write-ahead log begins behind {}: the state is lost. Remove this member from the cluster and add a new one with an empty data directory",
+            log.base.index
+        ));
+    }
+    let identity = log.identity.clone();
+    let settings = MachineSettings { member: identity.member, boot: log.boot, limits: MachineLimits::default() };
+    let machine = Machine::open(settings, store.reader()).map_err(|error| error.to_string())?;
+    tracing::info!(
+        target: "quorate",
+        member_id = %identity.member, cluster_id = %identity.cluster, boot = log.boot.0,
+        applied = applied.0, replayed = log.entries.len(), founded, "recovered"
+    );
+    Ok(Recovery { identity, boot: log.boot, founded, log, store, machine, bootstrap })
+}
+
+/// What the state store has applied.
+fn applied(store: &StateStore) -> Result<LogIndex, String> {
+    quorate_core::machine::stored_applied(&store.reader()).map(|id| id.index).map_err(|error| error.to_string())
+}
+
+fn seed() -> [u8; 32] {
+    let mut seed = [0; 32];
+    ChaCha20Rng::from_os_rng().fill_bytes(&mut seed);
+    seed
+}
+
+/// `None`: there is no log yet.
+fn read_log(directory: &DataDir, segments: &[(SegmentId, PathBuf)], applied: LogIndex) -> Result<Option<Recovered>, String> {
+    if segments.is_empty() {
+        return Ok(None);
+    }
+    let mut recovery = quorate_core::wal::Recovery::new(applied, WalSettings::default(), seed());
+    for (segment, path) in segments {
+        let bytes = fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        recovery.segment(*segment, &bytes.into()).map_err(|damage| damaged(directory, &damage))?;
+    }
+    match recovery.finish() {
+        Ok(log) => Ok(Some(log)),
+        Err(WalDamage::Empty) => {
+            tracing::warn!(target: "quorate", "an earlier start ended before anything was durable; starting again as new");
+            for (_, path) in segments {
+                fs::remove_file(path).map_err(|error| format!("cannot remove {}: {error}", path.display()))?;
+            }
+            Ok(None)
+        }
+        Err(damage) => Err(damaged(directory, &damage)),
+    }
+}
+
+fn damaged(directory: &DataDir, damage: &WalDamage) -> String {
+    format!("write-ahead log in {}: {damage}", directory.wal().display())
+}

@@ -1,0 +1,293 @@
+//! A member's life: recover, serve, hand over, end.
+
+use crate::{
+    actors::{Done, INBOX_INPUTS, Inbound, Member, NodeFront, Parts, ReplicaActor, Shared, TellReplica},
+    clock::Clock,
+    config::{ClusterState, Config},
+    data_dir::DataDir,
+    identity::Founding,
+    listen::{self, Bound, Served},
+    recover::{self, Recovery},
+    state::Persister,
+    transport::{PeerEvent, PeerSettings, Transport},
+    wal::Wal,
+};
+use actix::{Actor, Arbiter};
+use quorate_core::{
+    command::{Command, MemberAttributes},
+    consensus::{Limits, Settings},
+    replica::{Replica, SyncLimits},
+    watch::HubLimits,
+};
+use quorate_web::{
+    Options, Surface,
+    front::{Context, Front, Source},
+};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    time::{sleep, timeout},
+};
+
+/// For a new leader, after SIGTERM. Twice the aim, so that a slow machine hands over too.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(700);
+/// For open requests, after that.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(400);
+/// A follower that was just made leader may still need this member's vote.
+const LINGER: Duration = Duration::from_millis(50);
+/// Between two attempts to tell the cluster this member's name.
+const PUBLISH_PAUSE: Duration = Duration::from_millis(100);
+/// Beside two election timeouts, what a request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// What a frame between members may hold beside its largest entry.
+const FRAME_SLACK_BYTES: usize = 8 << 20;
+
+/// Runs a member until it is told to stop.
+///
+/// # Errors
+/// What keeps it from starting, for the operator.
+pub fn run(config: Config) -> Result<(), String> {
+    for warning in &config.warnings {
+        tracing::warn!(target: "quorate", "{warning}");
+    }
+    let clients = bind_all(&config.listen_client_urls, "listen-client-urls")?;
+    let peers = bind_all(&config.listen_peer_urls, "listen-peer-urls")?;
+    let directory = DataDir::open(&config.data_dir, config.wal_dir.as_deref()).map_err(|error| error.to_string())?;
+    greet(&config, &directory, &clients);
+    let founding = Founding::new(&config.initial_cluster, &config.name, &config.initial_cluster_token)?;
+    let may_found = config.initial_cluster_state == ClusterState::New;
+    let recovered = recover::recover(&directory, &founding, may_found)?;
+    actix_rt::System::new().block_on(serve(config, directory, recovered, clients, peers))
+}
+
+fn bind_all(urls: &[crate::url::Url], flag: &str) -> Result<Vec<Bound>, String> {
+    urls.iter().map(|url| listen::bind(url, flag)).collect()
+}
+
+/// The first lines are for people.
+fn greet(config: &Config, directory: &DataDir, clients: &[Bound]) {
+    let data = std::path::absolute(directory.root()).unwrap_or_else(|_| directory.root().to_path_buf());
+    let endpoint = clients.first().map_or_else(String::new, Bound::describe);
+    tracing::info!(
+        target: "quorate",
+        name = config.name,
+        version = env!("CARGO_PKG_VERSION"),
+        etcd_version = crate::flags::ETCD_VERSION,
+        "quorate keeps its data in {}; talk to it with: etcdctl --endpoints={endpoint} put greeting hello",
+        data.display()
+    );
+}
+
+async fn serve(config: Config, directory: DataDir, recovered: Recovery, clients: Vec<Bound>, peers: Vec<Bound>) -> Result<(), String> {
+    let Recovery { identity, boot, founded, log, store, machine, bootstrap } = recovered;
+    let clock = Clock;
+    let mut chance = ChaCha20Rng::from_os_rng();
+    let mut seed = [0; 32];
+    chance.fill_bytes(&mut seed);
+    let (events, events_receiver) = mpsc::unbounded_channel();
+    let tell = TellReplica(events.clone());
+    let (wal, _wal_threads) = Wal::start(directory.wal(), tell.clone()).map_err(|error| error.to_string())?;
+    let persister = Persister::start(store, move |event| drop(events.send(Done::State(event)))).map_err(|error| error.to_string())?;
+    let member = Member {
+        cluster: identity.cluster,
+        member: identity.member,
+        boot,
+        quota_bytes: config.quota_bytes,
+        max_request_bytes: config.max_request_bytes,
+        request_timeout: REQUEST_TIMEOUT + 2 * config.election_timeout,
+        election_timeout: config.election_timeout,
+    };
+    let shared = Arc::new(Shared::new(member, clock, persister.usage(), machine.view()));
+    let (inbox, inbox_receiver) = mpsc::channel(INBOX_INPUTS);
+    let fresh = Arc::new(AtomicBool::new(founded && config.initial_cluster.len() > 1));
+    let limits = Limits::default();
+    let transport = Transport::new(peer_settings(&config, &shared, &fresh, inbox.clone(), chance.next_u64(), limits));
+    let settings = Settings {
+        member: identity.member,
+        boot,
+        heartbeat_interval: config.heartbeat_interval,
+        election_timeout: config.election_timeout,
+        pre_vote: config.pre_vote,
+        seed,
+        limits,
+    };
+    let replica = Replica::new(settings, log, bootstrap, machine, clock.now())
+        .with_sync_limits(SyncLimits { entries: config.snapshot_count, ..SyncLimits::default() });
+    let arbiter = Arbiter::new();
+    let parts = Parts {
+        replica,
+        wal,
+        persister,
+        transport: transport.clone(),
+        shared: Arc::clone(&shared),
+        fresh,
+        inbox: inbox_receiver,
+        events: events_receiver,
+        tell,
+    };
+    ReplicaActor::start_in_arbiter(&arbiter.handle(), |_| ReplicaActor::new(parts));
+    for socket in peers {
+        serve_peers(&arbiter, transport.clone(), socket)?;
+    }
+    let (stop_sender, stop) = watch::channel(false);
+    let served = Served {
+        shared: Arc::clone(&shared),
+        inbox: inbox.clone(),
+        surface: surface(&config),
+        hub_limits: HubLimits { progress_interval: config.progress_interval, ..HubLimits::default() },
+        max_concurrent_streams: config.max_concurrent_streams,
+        stop,
+    };
+    let addresses: Vec<String> = clients.iter().map(Bound::describe).collect();
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let server = listen::serve(clients, workers, &served).map_err(|error| format!("cannot serve clients: {error}"))?;
+    let handle = server.handle();
+    actix_rt::spawn(server);
+    let front = served.front();
+    actix_rt::spawn(announce(front, config, shared.member.member, addresses));
+    let signal = wait_for_signal().await?;
+    tracing::info!(target: "quorate", signal, "received signal; shutting down");
+    hand_over(&shared, &inbox).await;
+    shared.stopping.store(true, Ordering::Relaxed);
+    let _ = stop_sender.send(true);
+    // Streams that never end by themselves are cut here.
+    let _ = timeout(DRAIN_TIMEOUT, handle.stop(true)).await;
+    drop(directory);
+    tracing::info!(target: "quorate", "stopped");
+    std::process::exit(0)
+}
+
+fn peer_settings(
+    config: &Config,
+    shared: &Arc<Shared>,
+    fresh: &Arc<AtomicBool>,
+    inbox: mpsc::Sender<Inbound>,
+    process: u64,
+    limits: Limits,
+) -> PeerSettings {
+    let state = Arc::clone(shared);
+    PeerSettings {
+        cluster: shared.member.cluster,
+        member: shared.member.member,
+        boot: shared.member.boot,
+        process,
+        fresh: Arc::clone(fresh),
+        ping_interval: config.election_timeout / 4,
+        silence: config.election_timeout,
+        frame_limit: config.max_request_bytes.saturating_mul(2) + limits.append_bytes + FRAME_SLACK_BYTES,
+        deliver: Arc::new(move |event: PeerEvent| {
+            let inbox = inbox.clone();
+            Box::pin(async move {
+                // A replica that is gone takes the process with it.
+                let _ = inbox.send(Inbound::Peer(event)).await;
+            })
+        }),
+        started: Arc::new(move |member| state.view.borrow().members().iter().any(|known| known.id == member && !known.name.is_empty())),
+    }
+}
+
+fn surface(config: &Config) -> Surface {
+    let options = Options {
+        max_request_bytes: config.max_request_bytes,
+        max_txn_ops: config.max_txn_ops,
+        election_timeout: config.election_timeout,
+        gateway: config.gateway,
+        ..Options::default()
+    };
+    Surface::new(options, prometheus_client::registry::Registry::default())
+}
+
+fn serve_peers(arbiter: &Arbiter, transport: Transport, socket: Bound) -> Result<(), String> {
+    let address = socket.describe();
+    let Bound::Tcp(listener) = socket else {
+        return Err(format!("cannot serve members on {address} (--listen-peer-urls): only http:// is supported there"));
+    };
+    listener.set_nonblocking(true).map_err(|error| format!("cannot serve members on {address}: {error}"))?;
+    tracing::info!(target: "quorate", address, "serving peer traffic");
+    arbiter.spawn(async move {
+        match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => transport.serve(listener).await,
+            Err(error) => crate::fatal(&format!("cannot serve members on {address}: {error}")),
+        }
+    });
+    Ok(())
+}
+
+/// Tells the cluster this member's name and addresses, and then everyone that it is ready.
+async fn announce(front: NodeFront, config: Config, member: quorate_core::types::MemberId, addresses: Vec<String>) {
+    let client_urls: Vec<String> = config.advertise_client_urls.iter().map(ToString::to_string).collect();
+    let attributes = MemberAttributes { member, name: config.name.clone(), client_urls };
+    let context = Context { deadline: None, require_leader: false, source: Source::Internal };
+    let is_known = |front: &NodeFront| {
+        front
+            .current()
+            .members()
+            .iter()
+            .any(|known| known.id == member && known.name == attributes.name && known.client_urls == attributes.client_urls)
+    };
+    // Its own earlier announcement may be in the log, not yet applied: one linearizable read tells.
+    let _ = front.view(quorate_web::front::Consistency::Linearizable, context).await;
+    while !is_known(&front) {
+        match front.propose(Command::Publish(attributes.clone()), context).await {
+            Ok(_) => break,
+            Err(refusal) => tracing::info!(target: "quorate", ?refusal, "could not tell the cluster about this member yet"),
+        }
+        sleep(PUBLISH_PAUSE).await;
+    }
+    tracing::info!(target: "quorate", member_id = %member, name = config.name, "published local member to cluster through raft");
+    for address in addresses {
+        tracing::info!(target: "quorate", address, "serving client traffic insecurely; this is strongly discouraged!");
+    }
+    tracing::info!(target: "quorate", "ready to serve client requests");
+    notify_ready();
+}
+
+/// `sd_notify`: tells a service manager that the member is up.
+fn notify_ready() {
+    use std::os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixDatagram},
+    };
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let text = path.to_string_lossy();
+    let address = match text.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(&*text),
+    };
+    let sent = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address));
+    if let Err(error) = sent {
+        tracing::warn!(target: "quorate", error = %error, "could not tell the service manager that this member is ready");
+    }
+}
+
+async fn wait_for_signal() -> Result<&'static str, String> {
+    let listen = |kind| signal(kind).map_err(|error| format!("cannot wait for signals: {error}"));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(tokio::select! {
+        _ = terminate.recv() => "terminated",
+        _ = interrupt.recv() => "interrupt",
+    })
+}
+
+/// A leader that stops makes another first, so that nobody has to wait for an election.
+async fn hand_over(shared: &Shared, inbox: &mpsc::Sender<Inbound>) {
+    let own = shared.member.member;
+    let mut led = shared.leadership.subscribe();
+    let leads = led.borrow_and_update().leader == Some(own);
+    if !leads || shared.view.borrow().configuration().voters.len() < 2 || inbox.send(Inbound::HandOver).await.is_err() {
+        return;
+    }
+    match timeout(HAND_OVER_TIMEOUT, led.wait_for(|now| now.leader.is_some_and(|leader| leader != own))).await {
+        Ok(Ok(_)) => sleep(LINGER).await,
+        _ => tracing::warn!(target: "quorate", "no other member took over leadership in time"),
+    }
+}

@@ -1,0 +1,331 @@
+//! The thread that writes behind.
+
+use super::{
+    FjallReader, PART_BYTES, PART_CLOSED_AT_RETIRE_BYTES, RETIRED_KEY, SETTLED_BYTES_KEY, StateError, StateStore, Tables, Usage, long_key,
+    options, part_name,
+};
+use bytes::Bytes;
+use fjall::{Keyspace, OwnedWriteBatch, PersistMode};
+use quorate_core::{
+    storage::{RowOp, Table, WriteBatch, parse_recent_key, recent_key},
+    types::{CommitNumber, RevisionId, WriteNumber},
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    sync::{Arc, atomic::Ordering, mpsc},
+    thread,
+};
+
+/// Bytes of queued batches that are merged into one atomic write.
+const MERGE_BYTES: usize = 4 << 20;
+
+/// What the persister has done.
+#[derive(Clone, Debug)]
+pub enum StateEvent {
+    /// Batches through this one are stored, not yet synced; the reader sees them.
+    Persisted(CommitNumber, FjallReader),
+    /// Batches through this one are on stable storage.
+    Synced(CommitNumber),
+    /// The store cannot be written. Nothing more happens.
+    Failed(String),
+}
+
+enum Job {
+    Commit { number: CommitNumber, batch: WriteBatch },
+    Sync,
+    Retire { below: RevisionId },
+}
+
+/// Hands work to the thread. What is queued is bounded by whoever makes batches: [`quorate_core::machine::MachineLimits`]'s
+/// `unpersisted_bytes`. Dropping it ends the thread once the queue is written; [`Persister::close`] waits for that.
+#[derive(Debug)]
+pub struct Persister {
+    jobs: mpsc::Sender<Job>,
+    usage: Arc<Usage>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Persister {
+    /// Starts the thread; `report` is called on it.
+    ///
+    /// # Errors
+    /// No thread could be started.
+    pub fn start(store: StateStore, report: impl FnMut(StateEvent) + Send + 'static) -> Result<Self, StateError> {
+        let usage = store.usage();
+        let (jobs, queue) = mpsc::channel();
+        let thread = thread::Builder::new()
+            .name("persister".into())
+            .spawn(move || run(store, &queue, report))
+            .map_err(|error: io::Error| StateError(format!("cannot start a thread: {error}")))?;
+        Ok(Self { jobs, usage, thread })
+    }
+
+    /// Writes behind. `durable` is what this member's log has on stable storage: the store must never be ahead of it.
+    ///
+    /// # Panics
+    /// If `after` is not durable: that would be a bug that could lose acknowledged writes.
+    pub fn commit(&self, number: CommitNumber, batch: WriteBatch, after: WriteNumber, durable: WriteNumber) {
+        assert!(after <= durable, "batch {number} needs write {after} of the log, but only {durable} is durable");
+        self.usage.queued.fetch_add(batch.bytes as u64, Ordering::Relaxed);
+        self.send(Job::Commit { number, batch });
+    }
+
+    /// Bytes of rows, the queue's included.
+    #[must_use]
+    pub fn usage(&self) -> Arc<Usage> {
+        Arc::clone(&self.usage)
+    }
+
+    pub fn sync(&self) {
+        self.send(Job::Sync);
+    }
+
+    pub fn retire(&self, below: RevisionId) {
+        self.send(Job::Retire { below });
+    }
+
+    fn send(&self, job: Job) {
+        // A thread that ended has reported `Failed`, which ends the process.
+        let _ = self.jobs.send(job);
+    }
+
+    /// Ends once everything queued is written and synced.
+    pub fn close(self) {
+        self.send(Job::Sync);
+        drop(self.jobs);
+        let _ = self.thread.join();
+    }
+}
+
+fn run(store: StateStore, queue: &mpsc::Receiver<Job>, mut report: impl FnMut(StateEvent)) {
+    let mut writer = match Writer::new(store) {
+        Ok(writer) => writer,
+        Err(error) => return report(StateEvent::Failed(error.to_string())),
+    };
+    let mut waiting = None;
+    loop {
+        let Some(job) = waiting.take().or_else(|| queue.recv().ok()) else { return };
+        let done = match job {
+            Job::Commit { mut number, mut batch } => {
+                while batch.bytes < MERGE_BYTES {
+                    match queue.try_recv() {
+                        Ok(Job::Commit { number: later, batch: next }) => {
+                            number = later;
+                            batch.absorb(next);
+                        }
+                        Ok(other) => {
+                            waiting = Some(other);
+                            break;
+                        }
+                        Err(_) => break,
+                    }
+                }
+                writer.write(number, batch).map(Done::Persisted)
+            }
+            Job::Sync => writer.sync().map(Done::Synced),
+            Job::Retire { below } => writer.retire(below).map(|()| Done::Nothing),
+        };
+        match done {
+            Ok(Done::Persisted(number)) => report(StateEvent::Persisted(number, writer.store.reader())),
+            Ok(Done::Synced(number)) => report(StateEvent::Synced(number)),
+            Ok(Done::Nothing) => {}
+            Err(error) => return report(StateEvent::Failed(error.to_string())),
+        }
+    }
+}
+
+enum Done {
+    Persisted(CommitNumber),
+    Synced(CommitNumber),
+    Nothing,
+}
+
+struct Writer {
+    store: StateStore,
+    written: CommitNumber,
+    parts: Parts,
+}
+
+/// How many bytes the revisions of `Recent` take, in steps fine enough for a small quota and few enough for a large store.
+struct Parts {
+    /// By the first main revision of the step.
+    steps: BTreeMap<i64, u64>,
+    /// Of the newest part.
+    newest_bytes: u64,
+    newest_main: i64,
+    close_newest: bool,
+}
+
+/// A step is at least so large: fine in a small part, coarse in a large one.
+const FINE_STEP_BYTES: u64 = 4 << 10;
+const COARSE_STEP_BYTES: u64 = 256 << 10;
+
+impl Parts {
+    fn count(&mut self, main: i64, bytes: u64) {
+        let step = if self.newest_bytes < PART_CLOSED_AT_RETIRE_BYTES { FINE_STEP_BYTES } else { COARSE_STEP_BYTES };
+        self.newest_bytes += bytes;
+        self.newest_main = self.newest_main.max(main);
+        match self.steps.last_entry() {
+            Some(mut last) if *last.key() >= main || *last.get() < step => *last.get_mut() += bytes,
+            _ => {
+                self.steps.insert(main, bytes);
+            }
+        }
+    }
+
+    /// Forgets the steps that lie below a revision as a whole, and returns what is left in bytes.
+    fn retire(&mut self, below: i64) -> u64 {
+        while let Some((first, _)) = self.steps.first_key_value().map(|(first, bytes)| (*first, *bytes)) {
+            let next = self.steps.range(first + 1..).next().map_or(self.newest_main + 1, |(next, _)| *next);
+            if next > below {
+                break;
+            }
+            self.steps.remove(&first);
+        }
+        self.bytes()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.steps.values().sum()
+    }
+}
+
+impl Writer {
+    /// Counts what `Recent` holds, from row sizes alone.
+    fn new(store: StateStore) -> Result<Self, StateError> {
+        let mut parts = Parts { steps: BTreeMap::new(), newest_bytes: 0, newest_main: 0, close_newest: false };
+        let retired = recent_key(store.tables.retired);
+        for part in store.tables.recent.values() {
+            parts.newest_bytes = 0;
+            for row in part.range(retired.as_slice()..) {
+                let (key, value) = row.into_inner()?;
+                let id = parse_recent_key(&key).ok_or_else(|| StateError("malformed key in a table of recent rows".into()))?;
+                parts.count(id.main.0, (key.len() + value.len()) as u64);
+            }
+        }
+        store.usage.recent.store(parts.bytes(), Ordering::Relaxed);
+        Ok(Self { store, written: CommitNumber::default(), parts })
+    }
+
+    fn write(&mut self, number: CommitNumber, rows: WriteBatch) -> Result<CommitNumber, StateError> {
+        let queued = rows.bytes as u64;
+        let mut batch = self.store.database.batch();
+        // Within one atomic write a key must occur once: the last change of it counts.
+        let mut meta: HashMap<Bytes, Option<Bytes>> = HashMap::new();
+        let mut settled: HashMap<Bytes, Option<Bytes>> = HashMap::new();
+        for row in rows.rows {
+            match row {
+                RowOp::Put { table: Table::Meta, key, value } => drop(meta.insert(key, Some(value))),
+                RowOp::Delete { table: Table::Meta, key } => drop(meta.insert(key, None)),
+                RowOp::Put { table: Table::Settled, key, value } => drop(settled.insert(key, Some(value))),
+                RowOp::Delete { table: Table::Settled, key } => drop(settled.insert(key, None)),
+                RowOp::Put { table: Table::Recent, key, value } => {
+                    let main = main_of(&key)?;
+                    let part = self.part(main)?;
+                    self.parts.count(main, (key.len() + value.len()) as u64);
+                    batch.insert(&part, &key[..], &value[..]);
+                }
+                RowOp::Delete { table: Table::Recent, key } => {
+                    let part = self.part(main_of(&key)?)?;
+                    batch.remove(&part, &key[..]);
+                }
+            }
+        }
+        for (key, value) in meta {
+            match value {
+                Some(value) => batch.insert(&self.store.tables.meta, &key[..], &value[..]),
+                None => batch.remove(&self.store.tables.meta, &key[..]),
+            }
+        }
+        if !settled.is_empty() {
+            self.write_settled(settled, &mut batch)?;
+        }
+        batch.commit()?;
+        self.written = number;
+        let usage = &self.store.usage;
+        usage.recent.store(self.parts.bytes(), Ordering::Relaxed);
+        usage.queued.fetch_sub(queued, Ordering::Relaxed);
+        Ok(number)
+    }
+
+    /// The bytes of `settled` are counted exactly, in the same atomic write.
+    fn write_settled(&self, rows: HashMap<Bytes, Option<Bytes>>, batch: &mut OwnedWriteBatch) -> Result<(), StateError> {
+        let table = &self.store.tables.settled;
+        let mut bytes = self.store.usage.settled.load(Ordering::Relaxed);
+        for (key, value) in rows {
+            let (key, value) = if key.len() >= long_key::LONG {
+                (long_key::stored_key(&key).into(), value.map(|value| long_key::stored_value(&key, &value).into()))
+            } else {
+                (key, value)
+            };
+            if let Some(size) = table.size_of(&key)? {
+                bytes = bytes.saturating_sub(key.len() as u64 + u64::from(size));
+            }
+            match value {
+                Some(value) => {
+                    bytes += (key.len() + value.len()) as u64;
+                    batch.insert(table, &key[..], &value[..]);
+                }
+                None => batch.remove(table, &key[..]),
+            }
+        }
+        batch.insert(&self.store.host, SETTLED_BYTES_KEY, bytes.to_le_bytes());
+        self.store.usage.settled.store(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The part that holds a revision. A revision never spans two.
+    fn part(&mut self, main: i64) -> Result<Keyspace, StateError> {
+        let full = self.parts.newest_bytes >= PART_BYTES || self.parts.close_newest;
+        if let Some((_, part)) = self.store.tables.recent.range(..=main).next_back() {
+            let is_newest = self.store.tables.recent.range(main + 1..).next().is_none();
+            if !(full && is_newest && main > self.parts.newest_main) {
+                return Ok(part.clone());
+            }
+        }
+        let part = self.store.database.keyspace(&part_name(main), options)?;
+        self.change_tables(|tables| drop(tables.recent.insert(main, part.clone())));
+        self.parts.newest_bytes = 0;
+        self.parts.close_newest = false;
+        Ok(part)
+    }
+
+    fn change_tables(&mut self, change: impl FnOnce(&mut Tables)) {
+        let mut tables = Tables::clone(&self.store.tables);
+        change(&mut tables);
+        self.store.tables = Arc::new(tables);
+    }
+
+    fn sync(&mut self) -> Result<CommitNumber, StateError> {
+        self.store.database.persist(PersistMode::SyncAll)?;
+        Ok(self.written)
+    }
+
+    /// First the mark, then the parts: a crash in between leaves parts that the next retirement deletes.
+    fn retire(&mut self, below: RevisionId) -> Result<(), StateError> {
+        if below <= self.store.tables.retired {
+            return Ok(());
+        }
+        self.store.host.insert(RETIRED_KEY, recent_key(below))?;
+        self.store.database.persist(PersistMode::SyncAll)?;
+        let firsts: Vec<i64> = self.store.tables.recent.keys().copied().collect();
+        let gone: Vec<i64> = firsts.windows(2).filter(|pair| pair[1] <= below.main.0).map(|pair| pair[0]).collect();
+        let mut deleted = Vec::new();
+        self.change_tables(|tables| {
+            tables.retired = below;
+            deleted = gone.iter().filter_map(|first| tables.recent.remove(first)).collect();
+        });
+        for part in deleted {
+            self.store.database.delete_keyspace(part)?;
+        }
+        self.parts.close_newest |= self.parts.newest_bytes >= PART_CLOSED_AT_RETIRE_BYTES;
+        let left = self.parts.retire(below.main.0);
+        self.store.usage.recent.store(left, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn main_of(key: &[u8]) -> Result<i64, StateError> {
+    parse_recent_key(key).map(|id| id.main.0).ok_or_else(|| StateError("a recent row's key is not a revision".into()))
+}

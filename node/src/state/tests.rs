@@ -1,0 +1,280 @@
+use super::*;
+use bytes::Bytes;
+use quorate_core::{
+    storage::{Direction, RowOp, StateReader, Table, WriteBatch, recent_key},
+    types::{CommitNumber, Revision, WriteNumber},
+};
+use std::{ops::ControlFlow, sync::mpsc};
+
+struct Host {
+    persister: Persister,
+    events: mpsc::Receiver<StateEvent>,
+    number: CommitNumber,
+}
+
+impl Host {
+    fn open(path: &Path) -> Self {
+        let store = StateStore::open(path).unwrap();
+        let (sender, events) = mpsc::channel();
+        let persister = Persister::start(store, move |event| drop(sender.send(event))).unwrap();
+        Self { persister, events, number: CommitNumber::default() }
+    }
+
+    fn commit(&mut self, rows: &[(Table, &[u8], Option<&[u8]>)]) -> FjallReader {
+        let mut batch = WriteBatch::default();
+        for (table, key, value) in rows {
+            let key = Bytes::copy_from_slice(key);
+            match value {
+                Some(value) => batch.put(*table, key, Bytes::copy_from_slice(value)),
+                None => batch.delete(*table, key),
+            }
+        }
+        self.number = self.number.next();
+        self.persister.commit(self.number, batch, WriteNumber(1), WriteNumber(1));
+        loop {
+            match self.events.recv().unwrap() {
+                StateEvent::Persisted(number, reader) if number == self.number => return reader,
+                StateEvent::Failed(error) => panic!("{error}"),
+                _ => {}
+            }
+        }
+    }
+
+    fn sync(&self) -> CommitNumber {
+        self.persister.sync();
+        loop {
+            match self.events.recv().unwrap() {
+                StateEvent::Synced(number) => return number,
+                StateEvent::Failed(error) => panic!("{error}"),
+                StateEvent::Persisted(..) => {}
+            }
+        }
+    }
+}
+
+fn id(main: i64) -> RevisionId {
+    RevisionId { main: Revision(main), sub: 0 }
+}
+
+fn keys(reader: &FjallReader, table: Table, start: &[u8], end: &[u8], direction: Direction) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    reader
+        .scan(table, start, end, direction, &mut |key, _| {
+            found.push(key.to_vec());
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    found
+}
+
+#[test]
+fn what_is_synced_is_there_after_reopening() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut host = Host::open(directory.path());
+    host.commit(&[
+        (Table::Meta, b"applied", Some(b"1")),
+        (Table::Recent, &recent_key(id(2)), Some(b"row")),
+        (Table::Settled, b"k", Some(b"v")),
+    ]);
+    assert_eq!(host.sync(), CommitNumber(1));
+    host.persister.close();
+    let reader = StateStore::open(directory.path()).unwrap().reader();
+    assert_eq!(reader.get(Table::Meta, b"applied").unwrap().unwrap(), "1");
+    assert_eq!(reader.get(Table::Recent, &recent_key(id(2))).unwrap().unwrap(), "row");
+    assert_eq!(reader.get(Table::Settled, b"k").unwrap().unwrap(), "v");
+    assert_eq!(reader.get(Table::Settled, b"x").unwrap(), None);
+}
+
+#[test]
+fn a_reader_stays_at_its_instant() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut host = Host::open(directory.path());
+    let before = host.commit(&[(Table::Meta, b"a", Some(b"1"))]);
+    let after = host.commit(&[(Table::Meta, b"a", Some(b"2"))]);
+    assert_eq!(before.get(Table::Meta, b"a").unwrap().unwrap(), "1");
+    assert_eq!(after.get(Table::Meta, b"a").unwrap().unwrap(), "2");
+}
+
+#[test]
+fn the_last_change_of_a_key_in_a_batch_counts() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut host = Host::open(directory.path());
+    let reader = host.commit(&[
+        (Table::Settled, b"a", Some(b"1")),
+        (Table::Settled, b"a", None),
+        (Table::Settled, b"b", None),
+        (Table::Settled, b"b", Some(b"2")),
+    ]);
+    assert_eq!(keys(&reader, Table::Settled, b"", b"", Direction::Forward), [b"b".to_vec()]);
+}
+
+#[test]
+fn scans_go_both_ways_within_their_bounds() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut host = Host::open(directory.path());
+    let reader = host.commit(&[
+        (Table::Settled, b"a", Some(b"1")),
+        (Table::Settled, b"b", Some(b"1")),
+        (Table::Settled, b"c", Some(b"1")),
+        (Table::Settled, b"d", Some(b"1")),
+    ]);
+    let letters = |keys: Vec<Vec<u8>>| String::from_utf8(keys.concat()).unwrap();
+    assert_eq!(letters(keys(&reader, Table::Settled, b"b", b"d", Direction::Forward)), "bc");
+    assert_eq!(letters(keys(&reader, Table::Settled, b"b", b"", Direction::Backward)), "dcb");
+    assert_eq!(letters(keys(&reader, Table::Settled, b"c", b"b", Direction::Forward)), "");
+    let mut first = None;
+    reader
+        .scan(Table::Settled, b"", b"", Direction::Forward, &mut |key, _| {
+            first = Some(key.to_vec());
+            ControlFlow::Break(())
+        })
+        .unwrap();
+    assert_eq!(first.unwrap(), b"a");
+}
+
+#[test]
+fn keys_longer_than_the_engine_takes_keep_their_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut host = Host::open(directory.path());
+    let long = |tail: &str| [&vec![b'k'; 70_000][..], tail.as_bytes()].concat();
+    let (a, b, c) = (long("a"), long("b"), long("c"));
+    let reader = host.commit(&[
+        (Table::Settled, &c, Some(b"3")),
+        (Table::Settled, &a, Some(b"1")),
+        (Table::Settled, &b, Some(b"2")),
+        (Table::Settled, b"k", Some(b"0")),
+        (Table::Settled, b"l", Some(b"4")),
+    ]);
+    assert_eq!(reader.get(Table::Settled, &b).unwrap().unwrap(), "2");
+    let all = [b"k".to_vec(), a.clone(), b.clone(), c.clone(), b"l".to_vec()];
+    assert_eq!(keys(&reader, Table::Settled, b"", b"", Direction::Forward), all);
+    let mut reversed = all.to_vec();
+    reversed.reverse();
+    assert_eq!(keys(&reader, Table::Settled, b"", b"", Direction::Backward), reversed);
+    assert_eq!(keys(&reader, Table::Settled, &b, &c, Direction::Forward), [b.clone()]);
+    let reader = host.commit(&[(Table::Settled, &b, None)]);
+    assert_eq!(reader.get(Table::Settled, &b).unwrap(), None);
+    assert_eq!(keys(&reader, Table::Settled, &a, b"l", Direction::Forward), [a, c]);
+}
+
+#[test]
+fn retired_rows_are_gone_for_new_readers_and_stay_for_old_ones() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut host = Host::open(directory.path());
+    let mut before = None;
+    let big = vec![7; 2 << 20];
+    // Each row is large enough to close its part at the next retirement.
+    for main in 1..=6 {
+        before = Some(host.commit(&[(Table::Recent, &recent_key(id(main)), Some(&big))]));
+        if main % 2 == 0 {
+            host.persister.retire(id(main - 1));
+        }
+    }
+    let before = before.unwrap();
+    host.persister.retire(id(5));
+    let after = host.commit(&[(Table::Meta, b"x", Some(b""))]);
+    let mains = |reader: &FjallReader| keys(reader, Table::Recent, b"", b"", Direction::Forward).len();
+    assert_eq!(mains(&after), 2, "revisions 5 and 6");
+    assert_eq!(after.get(Table::Recent, &recent_key(id(4))).unwrap(), None);
+    assert!(after.get(Table::Recent, &recent_key(id(5))).unwrap().is_some());
+    assert_eq!(mains(&before), 4, "revisions 3 to 6: nothing below 3 was left when it was taken");
+    assert!(before.get(Table::Recent, &recent_key(id(3))).unwrap().is_some());
+    drop((before, after));
+    host.persister.close();
+    let store = StateStore::open(directory.path()).unwrap();
+    assert_eq!(mains(&store.reader()), 2);
+    assert!(!store.tables.recent.contains_key(&1), "the first part is deleted, not hidden: {:?}", store.tables);
+}
+
+#[test]
+fn usage_counts_what_is_stored_and_what_retirement_frees() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut host = Host::open(directory.path());
+    let usage = host.persister.usage();
+    let row = vec![1; 8 << 10];
+    for main in 1..=10 {
+        host.commit(&[(Table::Recent, &recent_key(id(main)), Some(&row)), (Table::Settled, b"same", Some(&row))]);
+    }
+    let (recent, settled) = (10 * (12 + row.len() as u64), 4 + row.len() as u64);
+    assert_eq!(usage.bytes(), recent + settled);
+    host.persister.retire(id(10));
+    host.sync();
+    assert_eq!(usage.bytes(), 12 + row.len() as u64 + settled);
+    host.commit(&[(Table::Settled, b"same", None)]);
+    assert_eq!(usage.bytes(), 12 + row.len() as u64);
+    host.persister.close();
+    let mut reopened = Host::open(directory.path());
+    reopened.commit(&[]);
+    assert_eq!(reopened.persister.usage().bytes(), 12 + row.len() as u64);
+}
+
+/// Ten batches, each larger than a page, then no sync: what a power cut may tear.
+fn written(directory: &Path) -> PathBuf {
+    let mut host = Host::open(directory);
+    for number in 1..=10_u8 {
+        host.commit(&[(Table::Meta, b"applied", Some(&[number])), (Table::Settled, &[number], Some(&[number; 20_000]))]);
+    }
+    host.persister.close();
+    fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.extension().is_some_and(|e| e == "jnl")).unwrap()
+}
+
+fn find_last(bytes: &[u8], needle: &[u8]) -> usize {
+    bytes.windows(needle.len()).rposition(|window| window == needle).unwrap()
+}
+
+#[test]
+fn a_journal_with_a_lost_page_in_its_last_batch_is_cut_before_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = written(directory.path());
+    let mut bytes = fs::read(&journal).unwrap();
+    let middle = find_last(&bytes, &[10; 64]) - 8_192;
+    bytes[middle..middle + 4_096].fill(0);
+    fs::write(&journal, &bytes).unwrap();
+    assert!(open_database(directory.path()).is_err(), "the engine alone does not open it");
+    let store = StateStore::open(directory.path()).unwrap();
+    assert!(store.repaired.as_ref().unwrap().contains("was cut at byte"), "{:?}", store.repaired);
+    let reader = store.reader();
+    assert_eq!(reader.get(Table::Meta, b"applied").unwrap().unwrap()[..], [9]);
+    assert_eq!(reader.get(Table::Settled, &[10]).unwrap(), None);
+    drop((reader, store));
+    let mut host = Host::open(directory.path());
+    let reader = host.commit(&[(Table::Meta, b"applied", Some(b"again"))]);
+    assert_eq!(reader.get(Table::Meta, b"applied").unwrap().unwrap(), "again", "new writes are newer than what was there");
+}
+
+#[test]
+fn a_journal_that_ends_within_a_batch_loses_that_batch() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = written(directory.path());
+    let bytes = fs::read(&journal).unwrap();
+    let end = find_last(&bytes, &[10; 64]);
+    fs::OpenOptions::new().write(true).open(&journal).unwrap().set_len(end as u64 - 100).unwrap();
+    let reader = StateStore::open(directory.path()).unwrap().reader();
+    assert_eq!(reader.get(Table::Meta, b"applied").unwrap().unwrap()[..], [9]);
+}
+
+#[test]
+fn a_store_that_cannot_be_mended_is_moved_aside() {
+    let parent = tempfile::tempdir().unwrap();
+    let directory = parent.path().join("state");
+    fs::create_dir(&directory).unwrap();
+    drop(written(&directory));
+    for entry in fs::read_dir(directory.join("keyspaces/0")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            fs::write(&path, b"rotten").unwrap();
+        }
+    }
+    let store = StateStore::open(&directory).unwrap();
+    assert!(store.repaired.as_ref().unwrap().contains("state.damaged-1"), "{:?}", store.repaired);
+    assert_eq!(store.reader().get(Table::Meta, b"applied").unwrap(), None);
+    assert!(parent.path().join("state.damaged-1/keyspaces").is_dir());
+}
+
+#[test]
+#[should_panic(expected = "needs write 2 of the log, but only 1 is durable")]
+fn a_batch_ahead_of_the_log_is_a_bug() {
+    let directory = tempfile::tempdir().unwrap();
+    let host = Host::open(directory.path());
+    host.persister.commit(CommitNumber(1), WriteBatch { rows: Vec::<RowOp>::new(), bytes: 0 }, WriteNumber(2), WriteNumber(1));
+}

@@ -1,0 +1,180 @@
+//! ④ Streams between members: frames over TCP, two connections a peer and direction, so that control never waits behind bulk.
+//!
+//! A member dials every other and only sends on what it dialled; what it accepted it only reads. Messages may be lost: the consensus
+//! actor says again what matters.
+
+mod connection;
+pub mod hello;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+use crate::url::{Address, Url};
+use hello::{Channel, Introduction, Registry};
+use queue::Queue;
+use quorate_core::{
+    consensus::{Configuration, Envelope, Message},
+    effect::Proposal,
+    types::{Boot, ClusterId, MemberId},
+};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{net::TcpListener, task::AbortHandle};
+
+/// What comes from other members.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PeerEvent {
+    Received(Envelope),
+    /// The last control connection from this member closed.
+    Closed(MemberId),
+    /// The others say that this process must not run.
+    Banned(String),
+}
+
+/// Takes events; waiting in it holds back the peer.
+pub type Deliver = Arc<dyn Fn(PeerEvent) -> futures::future::BoxFuture<'static, ()> + Send + Sync>;
+/// Whether the replicated state says that a member has run before.
+pub type Started = Arc<dyn Fn(MemberId) -> bool + Send + Sync>;
+
+/// What the transport is told at start.
+#[derive(Clone)]
+pub struct PeerSettings {
+    pub cluster: ClusterId,
+    pub member: MemberId,
+    pub boot: Boot,
+    /// Drawn at start.
+    pub process: u64,
+    /// This data directory was made in this life and holds nothing from a leader yet.
+    pub fresh: Arc<AtomicBool>,
+    /// Sent when nothing else was for so long.
+    pub ping_interval: Duration,
+    /// A connection silent for longer no longer answers.
+    pub silence: Duration,
+    /// The largest frame taken.
+    pub frame_limit: usize,
+    pub deliver: Deliver,
+    pub started: Started,
+}
+
+impl fmt::Debug for PeerSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerSettings").field("member", &self.member).field("boot", &self.boot).finish_non_exhaustive()
+    }
+}
+
+/// A forward is split so that no frame holds much more than this.
+const FORWARD_BYTES: usize = 1 << 20;
+
+/// Connections to all other members.
+#[derive(Clone, Debug)]
+pub struct Transport(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    settings: PeerSettings,
+    registry: Registry,
+    peers: Mutex<BTreeMap<MemberId, Peer>>,
+}
+
+#[derive(Debug)]
+struct Peer {
+    urls: Vec<String>,
+    control: Arc<Queue>,
+    bulk: Arc<Queue>,
+    tasks: [AbortHandle; 2],
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Transport {
+    #[must_use]
+    pub fn new(settings: PeerSettings) -> Self {
+        let registry = Registry::new(settings.cluster, settings.member, settings.silence);
+        Self(Arc::new(Inner { settings, registry, peers: Mutex::new(BTreeMap::new()) }))
+    }
+
+    /// Dials those who are new, leaves those who are gone. Must be called within a tokio runtime.
+    pub fn configure(&self, configuration: &Configuration) {
+        let mut peers = self.0.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        peers.retain(|member, peer| configuration.peer_urls.get(member) == Some(&peer.urls));
+        for (member, urls) in &configuration.peer_urls {
+            if *member == self.0.settings.member || peers.contains_key(member) {
+                continue;
+            }
+            let addresses: Vec<(String, u16)> = urls
+                .iter()
+                .filter_map(|url| match Url::parse(url).ok()?.address() {
+                    Address::Tcp { host, port } => Some((host, port)),
+                    Address::Unix(_) => None,
+                })
+                .collect();
+            let (control, bulk) = (Arc::new(Queue::default()), Arc::new(Queue::default()));
+            let dial = |channel, queue: &Arc<Queue>| {
+                let transport = self.clone();
+                tokio::spawn(connection::dial(transport, *member, addresses.clone(), channel, Arc::clone(queue))).abort_handle()
+            };
+            let tasks = [dial(Channel::Control, &control), dial(Channel::Bulk, &bulk)];
+            peers.insert(*member, Peer { urls: urls.clone(), control, bulk, tasks });
+        }
+    }
+
+    /// Queues a message. One to a member that is not configured is dropped.
+    pub fn send(&self, envelope: Envelope) {
+        let peers = self.0.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(peer) = peers.get(&envelope.to) else { return };
+        match envelope.message {
+            Message::Forward(proposals) => {
+                let Envelope { from, to, term, .. } = envelope;
+                for part in split(proposals) {
+                    peer.bulk.push(Envelope { from, to, term, message: Message::Forward(part) });
+                }
+            }
+            Message::Append { .. } => peer.bulk.push(envelope),
+            _ => peer.control.push(envelope),
+        }
+    }
+
+    /// Serves other members on a listener, for ever.
+    pub async fn serve(self, listener: TcpListener) {
+        connection::accept(self, listener).await;
+    }
+
+    fn introduction(&self) -> Introduction {
+        let settings = &self.0.settings;
+        Introduction {
+            cluster: settings.cluster,
+            member: settings.member,
+            release: env!("CARGO_PKG_VERSION").into(),
+            boot: settings.boot,
+            process: settings.process,
+            fresh: settings.fresh.load(Ordering::Relaxed),
+        }
+    }
+}
+
+fn split(proposals: Vec<Proposal>) -> Vec<Vec<Proposal>> {
+    let mut parts = vec![Vec::new()];
+    let mut bytes = 0;
+    for proposal in proposals {
+        if bytes > 0 && bytes + proposal.command.len() > FORWARD_BYTES {
+            parts.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += proposal.command.len();
+        parts.last_mut().expect("one part at least").push(proposal);
+    }
+    parts
+}

@@ -1,0 +1,210 @@
+//! Who may have made a revision that nobody was told of: operations of unknown outcome, held against what was seen of that revision.
+
+use crate::history::{Delivery, Event, KeyValue, OpId, Request, Response, Value, Watch};
+use crate::linearizability::slot;
+use crate::model::{Change, Model};
+use crate::operation::{History, Operation, Place, short};
+use std::collections::HashMap;
+
+/// Everything seen of the revisions without an acknowledged writer.
+#[derive(Debug, Default)]
+pub(crate) struct Evidence<'a> {
+    operations: &'a [Operation<'a>],
+    /// Operations of unknown outcome that can change something.
+    unknown: Vec<usize>,
+    gaps: Vec<bool>,
+    /// Keys seen as of a gap, and whether the value was shown.
+    kvs: HashMap<i64, Vec<(&'a KeyValue, bool)>>,
+    watches: Vec<Coverage<'a>>,
+    /// An operation whose value was seen as of some gap belongs there.
+    reserved: HashMap<usize, i64>,
+}
+
+/// What a watch must have delivered, and of that what came from gaps.
+#[derive(Debug)]
+struct Coverage<'a> {
+    request: &'a Watch,
+    from: i64,
+    through: i64,
+    events: HashMap<i64, Vec<&'a Event>>,
+}
+
+impl<'a> Evidence<'a> {
+    pub(crate) fn new(history: &'a History<'a>, gaps: Vec<bool>) -> Self {
+        let operations = &history.operations;
+        let mut evidence = Self { operations, gaps, ..Self::default() };
+        if !evidence.gaps.contains(&true) {
+            return evidence;
+        }
+        evidence.unknown = (0..operations.len()).filter(|&i| operations[i].is_unknown() && can_write(operations[i].request)).collect();
+        for operation in operations {
+            if let Some(response) = operation.response() {
+                evidence.take_response(operation.request, response);
+            }
+        }
+        for watch in &history.watches {
+            let Some((_, created)) = watch.created else { continue };
+            let from = if watch.request.start_revision > 0 { watch.request.start_revision } else { created + 1 };
+            let mut coverage = Coverage { request: watch.request, from, through: from - 1, events: HashMap::new() };
+            for (_, delivery) in &watch.deliveries {
+                match delivery {
+                    Delivery::Events { events, .. } => {
+                        for event in events {
+                            coverage.through = coverage.through.max(event.kv.mod_revision);
+                            if evidence.is_gap(event.kv.mod_revision) {
+                                coverage.events.entry(event.kv.mod_revision).or_default().push(event);
+                            }
+                            if let Some(kv) = &event.prev_kv {
+                                evidence.take(kv, true);
+                            }
+                            if !event.deleted {
+                                evidence.take(&event.kv, true);
+                            }
+                        }
+                    }
+                    Delivery::Progress { revision } => coverage.through = coverage.through.max(*revision),
+                    Delivery::Compacted { .. } | Delivery::Closed => {}
+                }
+            }
+            evidence.watches.push(coverage);
+        }
+        evidence.reserve();
+        evidence
+    }
+
+    /// Who may have made the revision after the model's, in the order of preference from the last to the first.
+    pub(crate) fn candidates(&self, model: &Model, floor: i64, seen: Place, used: impl Fn(usize) -> bool) -> Vec<usize> {
+        let revision = model.revision() + 1;
+        let mut found: Vec<usize> = Vec::new();
+        for &index in &self.unknown {
+            let operation = &self.operations[index];
+            let open = operation.called < seen && !used(index) && self.reserved.get(&index).is_none_or(|&at| at == revision);
+            // Who may stand here may stand later too, so among equal requests the choice is free.
+            if !open || found.iter().any(|&other| self.operations[other].request == operation.request) {
+                continue;
+            }
+            let evaluation = model.evaluate(operation.request, model.revision(), floor);
+            if evaluation.is_ok_and(|evaluation| self.fits(revision, &evaluation.changes)) {
+                found.push(index);
+            }
+        }
+        found
+    }
+
+    /// Whom the sightings of a revision point at, and what they are, for people.
+    pub(crate) fn describe(&self, revision: i64, used: &[bool]) -> (Vec<OpId>, String) {
+        let mut text = String::new();
+        let mut ids = Vec::new();
+        for (kv, _) in self.kvs.get(&revision).into_iter().flatten().take(1) {
+            text.push_str(&format!("; seen of it: {}", short(*kv)));
+            let writer = |index: &usize| writes(self.operations[*index].request, &kv.value);
+            if let Some(index) = (0..self.operations.len()).find(writer) {
+                let operation = &self.operations[index];
+                ids.push(operation.id);
+                let already = if used[index] { ", which had taken effect before" } else { "" };
+                text.push_str(&format!("; the value is that of {operation}{already}"));
+            }
+        }
+        if let Some(events) = self.watches.iter().find_map(|watch| watch.events.get(&revision)) {
+            text.push_str(&format!("; a watch delivered {}", short(events)));
+        }
+        (ids, text)
+    }
+
+    fn is_gap(&self, revision: i64) -> bool {
+        revision > crate::model::FIRST_REVISION && self.gaps.get(slot(revision)).copied().unwrap_or(false)
+    }
+
+    fn take_response(&mut self, request: &'a Request, response: &'a Response) {
+        match (request, response) {
+            (Request::Range(range), Response::Range { kvs, .. }) => kvs.iter().for_each(|kv| self.take(kv, !range.keys_only)),
+            (_, Response::Put { prev_kv: Some(kv), .. }) => self.take(kv, true),
+            (_, Response::DeleteRange { prev_kvs, .. }) => prev_kvs.iter().for_each(|kv| self.take(kv, true)),
+            (Request::Txn(txn), Response::Txn { succeeded, responses, .. }) => {
+                let branch = if *succeeded { &txn.success } else { &txn.failure };
+                branch.iter().zip(responses).for_each(|(request, response)| self.take_response(request, response));
+            }
+            _ => {}
+        }
+    }
+
+    fn take(&mut self, kv: &'a KeyValue, value_shown: bool) {
+        if self.is_gap(kv.mod_revision) {
+            self.kvs.entry(kv.mod_revision).or_default().push((kv, value_shown));
+        }
+    }
+
+    /// Binds operations to gaps by the values seen there. A put that keeps the value makes values prove nothing.
+    fn reserve(&mut self) {
+        if self.operations.iter().any(|operation| keeps_a_value(operation.request)) {
+            return;
+        }
+        let mut writers: HashMap<&[u8], Vec<usize>> = HashMap::new();
+        for &index in &self.unknown {
+            each_value(self.operations[index].request, &mut |value| writers.entry(value).or_default().push(index));
+        }
+        for (&revision, kvs) in &self.kvs {
+            for (kv, _) in kvs.iter().filter(|(_, value_shown)| *value_shown) {
+                match writers.get(kv.value.as_slice()).map(Vec::as_slice) {
+                    Some(&[writer]) => self.reserved.insert(writer, revision),
+                    _ => None,
+                };
+            }
+        }
+    }
+
+    /// Whether a revision with these changes could have been seen as it was.
+    fn fits(&self, revision: i64, changes: &[Change]) -> bool {
+        let shows = |kv: &KeyValue, value_shown: bool| {
+            changes.iter().filter_map(|change| change.kv.as_ref()).any(|made| {
+                made.key == kv.key
+                    && made.version == kv.version
+                    && made.create_revision == kv.create_revision
+                    && (!value_shown || made.value == kv.value)
+            })
+        };
+        !changes.is_empty()
+            && self.kvs.get(&revision).into_iter().flatten().all(|(kv, value_shown)| shows(kv, *value_shown))
+            && self.watches.iter().filter(|watch| (watch.from..=watch.through).contains(&revision)).all(|watch| {
+                let due = changes.iter().filter(|change| wants(watch.request, &change.key, change.kv.is_none()));
+                let delivered = watch.events.get(&revision).into_iter().flatten();
+                due.map(|change| (&change.key, change.kv.as_ref()))
+                    .eq(delivered.map(|event| (&event.kv.key, (!event.deleted).then_some(&event.kv))))
+            })
+    }
+}
+
+/// Whether a watch is for changes like this.
+pub(crate) fn wants(watch: &Watch, key: &[u8], deleted: bool) -> bool {
+    !(if deleted { watch.no_delete } else { watch.no_put }) && watch.keys.contains(key)
+}
+
+fn can_write(request: &Request) -> bool {
+    match request {
+        Request::Put(_) | Request::DeleteRange(_) => true,
+        Request::Txn(txn) => txn.success.iter().chain(&txn.failure).any(can_write),
+        _ => false,
+    }
+}
+
+fn keeps_a_value(request: &Request) -> bool {
+    match request {
+        Request::Put(put) => put.ignore_value,
+        Request::Txn(txn) => txn.success.iter().chain(&txn.failure).any(keeps_a_value),
+        _ => false,
+    }
+}
+
+fn each_value<'a>(request: &'a Request, visit: &mut impl FnMut(&'a [u8])) {
+    match request {
+        Request::Put(put) => visit(&put.value),
+        Request::Txn(txn) => txn.success.iter().chain(&txn.failure).for_each(|op| each_value(op, visit)),
+        _ => {}
+    }
+}
+
+fn writes(request: &Request, wanted: &Value) -> bool {
+    let mut found = false;
+    each_value(request, &mut |value| found |= value == wanted.as_slice());
+    found
+}

@@ -1,0 +1,513 @@
+//! Where clients and members meet: requests on their way, answers, watch streams, and the history of it all.
+
+use crate::clock::{MILLISECOND, Nanos, SECOND};
+use crate::convert::{self, Served};
+use crate::invariants::Checker;
+use crate::member::Life;
+use crate::schedule::FaultClass;
+use crate::store::SimReader;
+use crate::workload::{Answer, Ask, Tell};
+use crate::world::{Event, Phase, World};
+use quorate_checker::history::{Delivery, Event as Change, OpId, Outcome, Record, Refused, Request, Response, Watch};
+use quorate_core::command::{Refusal, Reply};
+use quorate_core::effect::Proposal;
+use quorate_core::machine::{encode_command, validate};
+use quorate_core::replica::ReplicaInput;
+use quorate_core::types::{Monotonic, ReadId, RequestId, StreamId, WatchId};
+use quorate_core::watch::{Canceled, HubEffect, HubInput, WatchResponse};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    task::{Context, Waker},
+};
+
+/// Operations in a txn, as etcd's default has it.
+const TXN_OPS_MAX: usize = 128;
+/// The world's own clients, which ask whether a member still serves.
+pub(crate) const PROBES: u32 = 1_000;
+
+/// An operation on its way.
+#[derive(Debug)]
+pub(crate) struct Operation {
+    /// `None` for the world's own.
+    pub(crate) client: Option<usize>,
+    pub(crate) member: usize,
+    life: u64,
+    request: Option<Request>,
+    pub(crate) invoked: Nanos,
+}
+
+#[derive(Debug)]
+pub(crate) struct Stream {
+    client: usize,
+    pub(crate) member: usize,
+    life: u64,
+    stream: StreamId,
+    request: Option<Watch>,
+    created: bool,
+    /// Broken or cancelled: what still comes is not looked at.
+    pub(crate) ended: bool,
+    /// Events of a response that comes in fragments.
+    fragments: Vec<Change>,
+    deliveries: VecDeque<Delivery>,
+    /// Nothing arrives before this.
+    in_order: Nanos,
+    drain_delay: Nanos,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Desk {
+    pub(crate) ops: BTreeMap<OpId, Operation>,
+    pub(crate) watches: BTreeMap<OpId, Stream>,
+    pub(crate) history: Vec<Record>,
+    /// Which life of which member each client was last attached to.
+    attached: BTreeMap<u32, (usize, u64)>,
+    pub(crate) invoked: u64,
+    pub(crate) completed: u64,
+    next_stream: u64,
+    probes: u64,
+}
+
+impl World {
+    /// Lets a client go on until it waits for something again.
+    pub(crate) fn poll(&mut self, client: usize) {
+        let Some(mut task) = self.clients[client].task.take() else { return };
+        let mut context = Context::from_waker(Waker::noop());
+        if task.as_mut().poll(&mut context).is_pending() {
+            self.clients[client].task = Some(task);
+        }
+        let meeting = std::rc::Rc::clone(&self.clients[client].port.meeting);
+        let told: Vec<Tell> = meeting.borrow_mut().told.drain(..).collect();
+        for told in told {
+            self.on_told(told);
+        }
+        let asked = meeting.borrow_mut().ask.take();
+        if let Some(ask) = asked {
+            self.on_ask(client, ask);
+        }
+    }
+
+    fn answer(&mut self, client: usize, answer: Answer) {
+        self.clients[client].port.meeting.borrow_mut().answer = Some(answer);
+        self.clients[client].timer += 1;
+        self.poll(client);
+    }
+
+    fn plan_timer(&mut self, client: usize, delay: Nanos) {
+        let number = self.clients[client].timer;
+        self.after(delay, Event::Timer { client, number });
+    }
+
+    /// The time of a way between a client and a member.
+    fn way(&mut self) -> Nanos {
+        self.latency.tailed(100_000, 4 * MILLISECOND)
+    }
+
+    fn on_ask(&mut self, client: usize, ask: Ask) {
+        match ask {
+            Ask::Sleep(time) => self.plan_timer(client, time.max(1)),
+            Ask::Call { member, op, request } => {
+                let name = client as u32;
+                self.invoke(Some(client), name, member, op, request);
+            }
+            Ask::Watch { member, op, request } => self.open_watch(client, member, op, request),
+            Ask::Delivery { watch, patience } => {
+                let ready = self.desk.watches.get_mut(&watch).and_then(|stream| stream.deliveries.pop_front());
+                match ready {
+                    Some(delivery) => self.answer(client, Answer::Delivery(Some(delivery))),
+                    None => self.plan_timer(client, patience),
+                }
+            }
+        }
+    }
+
+    pub(crate) fn on_timer(&mut self, client: usize, number: u64) {
+        if self.clients[client].timer == number {
+            let waits_for_delivery = client >= crate::workload::CLIENTS as usize
+                && self.desk.watches.values().any(|stream| stream.client == client && stream.created && !stream.ended);
+            let answer = if waits_for_delivery { Answer::Delivery(None) } else { Answer::Slept };
+            self.answer(client, answer);
+        }
+    }
+
+    fn attach(&mut self, name: u32, member: usize) {
+        let life = self.members[member].life_number;
+        if self.desk.attached.insert(name, (member, life)) != Some((member, life)) {
+            self.desk.history.push(Record::Attached { client: name, at: self.now, member: member as u64 });
+        }
+    }
+
+    fn invoke(&mut self, client: Option<usize>, name: u32, member: usize, op: OpId, request: Request) {
+        self.attach(name, member);
+        self.trace.tell(self.now, || format!("client {name} asks member {member}, operation {op}: {request:?}"));
+        self.desk.history.push(Record::Invoke { op, client: name, at: self.now, request: request.clone() });
+        self.desk.invoked += 1;
+        let life = self.members[member].life_number;
+        self.desk.ops.insert(op, Operation { client, member, life, request: Some(request), invoked: self.now });
+        let way = self.way();
+        self.after(way, Event::Request { op });
+        self.after(self.parameters.patience, Event::GiveUp { op });
+    }
+
+    /// A put by the world itself, to a member; true in the history like any other.
+    pub(crate) fn probe(&mut self, member: usize) -> OpId {
+        self.desk.probes += 1;
+        let name = PROBES + member as u32;
+        let op = u64::from(name) * 1_000_000 + self.desk.probes;
+        let put = quorate_checker::history::Put { key: b"probe".to_vec(), value: op.to_string().into_bytes(), ..Default::default() };
+        self.invoke(None, name, member, op, Request::Put(put));
+        op
+    }
+
+    pub(crate) fn on_request(&mut self, op: OpId) {
+        let Some(operation) = self.desk.ops.get_mut(&op) else { return };
+        let member = operation.member;
+        let request = operation.request.take().expect("a request arrives once");
+        let process = &mut self.members[member];
+        let alive = operation.life == process.life_number;
+        let Some(life) = process.life.as_mut().filter(|life| alive && !life.booting) else {
+            return self.reply(op, Outcome::Refused(Refused::Other("connection refused".into())));
+        };
+        match convert::served(&request) {
+            Served::Range(range) if range.serializable => {
+                let outcome = outcome_of(life.view.range(&range).map(|reply| convert::range_response(&reply)));
+                self.reply(op, outcome);
+            }
+            Served::Propose(command) => {
+                if let Err(refusal) = validate(&command, TXN_OPS_MAX) {
+                    return self.reply(op, Outcome::Refused(convert::refused(&refusal)));
+                }
+                life.sequence += 1;
+                life.proposals.insert(life.sequence, op);
+                let request = RequestId { member: process.id, boot: life.boot, sequence: life.sequence };
+                self.tell(member, ReplicaInput::Propose(vec![Proposal { request, command: encode_command(&command) }]));
+            }
+            served => {
+                life.sequence += 1;
+                life.reads.insert(life.sequence, (op, served));
+                let read = ReadId { member: process.id, boot: life.boot, sequence: life.sequence };
+                self.tell(member, ReplicaInput::Read(read));
+            }
+        }
+    }
+
+    pub(crate) fn on_read_ready(&mut self, member: usize, read: ReadId) {
+        let life = self.members[member].life.as_mut().expect("lives");
+        let Some((op, served)) = life.reads.remove(&read.sequence) else {
+            return self.checks.report(Checker::Health, || format!("member {member} answers read {read}, which it was not asked"));
+        };
+        let answer = match served {
+            Served::Range(range) => life.view.range(&range).map(|reply| convert::range_response(&reply)),
+            Served::ReadTxn(txn) => life.view.read_txn(&txn).map(|reply| convert::op_response(&quorate_core::command::OpReply::Txn(reply))),
+            Served::Propose(_) => unreachable!("proposals are not reads"),
+        };
+        self.reply(op, outcome_of(answer));
+    }
+
+    pub(crate) fn on_read_refused(&mut self, member: usize, read: ReadId, refusal: &Refusal) {
+        let life = self.members[member].life.as_mut().expect("lives");
+        if let Some((op, _)) = life.reads.remove(&read.sequence) {
+            self.reply(op, Outcome::Refused(Refused::Other(format!("{refusal:?}"))));
+        }
+    }
+
+    pub(crate) fn on_answer(&mut self, member: usize, request: RequestId, answer: Result<Reply, Refusal>) {
+        let life = self.members[member].life.as_mut().expect("lives");
+        let expected = request.boot == life.boot && request.member == self.members[member].id;
+        let life = self.members[member].life.as_mut().expect("lives");
+        if expected && request.sequence <= life.sequence && !life.proposals.contains_key(&request.sequence) {
+            // It ended as unknown when its leader was lost, and was done after all.
+            return;
+        }
+        let Some(op) = life.proposals.remove(&request.sequence).filter(|_| expected) else {
+            return self.checks.report(Checker::Health, || format!("member {member} answers request {request}, which it was not asked"));
+        };
+        if let Err(Refusal::TooManyRequests) = answer
+            && self.parameters.tiny
+        {
+            self.tally.mattered(FaultClass::Tiny);
+        }
+        let outcome = match answer {
+            Ok(reply) => match convert::response(&reply) {
+                Some(response) => Outcome::Ok { response, rank: self.checks.index_of(request) },
+                None => return self.checks.report(Checker::Health, || format!("request {request} was answered {reply:?}")),
+            },
+            Err(Refusal::OutcomeUnknown) => Outcome::Unknown,
+            Err(refusal) => Outcome::Refused(convert::refused(&refusal)),
+        };
+        self.reply(op, outcome);
+    }
+
+    fn reply(&mut self, op: OpId, outcome: Outcome) {
+        let way = self.way();
+        self.after(way, Event::Reply { op, outcome: Box::new(outcome) });
+    }
+
+    pub(crate) fn on_reply(&mut self, op: OpId, outcome: Outcome) {
+        let Some(operation) = self.desk.ops.remove(&op) else { return };
+        self.trace.tell(self.now, || format!("operation {op} ends: {outcome:?}"));
+        self.desk.history.push(Record::Return { op, at: self.now, outcome: outcome.clone() });
+        match &outcome {
+            Outcome::Ok { response, .. } => {
+                self.desk.completed += 1;
+                if matches!(response, Response::Put { .. }) {
+                    self.cut.on_write(operation.invoked, self.now);
+                }
+            }
+            Outcome::Refused(Refused::Compacted) if self.now < self.compaction_until => self.tally.mattered(FaultClass::Compaction),
+            Outcome::Refused(_) | Outcome::Unknown => {}
+        }
+        match operation.client {
+            Some(client) => self.answer(client, Answer::Outcome(outcome)),
+            None => self.on_probed(op, &outcome),
+        }
+    }
+
+    pub(crate) fn on_give_up(&mut self, op: OpId) {
+        let Some(operation) = self.desk.ops.get(&op) else { return };
+        let (member, invoked) = (operation.member, operation.invoked);
+        if let Some(alive_since) = self.cut.alive_since
+            && invoked >= alive_since
+        {
+            self.checks.report(Checker::Liveness, || {
+                format!(
+                    "operation {op}, asked of member {member} at {:.3} s, was never answered though all is healed",
+                    invoked as f64 / 1e9
+                )
+            });
+        }
+        self.on_reply(op, Outcome::Unknown);
+    }
+
+    /// The process that served these is gone.
+    pub(crate) fn break_connections(&mut self, life: &Life) {
+        let ops: Vec<OpId> = life.proposals.values().copied().chain(life.reads.values().map(|(op, _)| *op)).collect();
+        for op in ops {
+            self.reply(op, Outcome::Unknown);
+        }
+        let watches: Vec<OpId> = life.streams.values().copied().collect();
+        for op in watches {
+            self.after(5 * MILLISECOND, Event::WatchBroken { op });
+        }
+    }
+
+    fn open_watch(&mut self, client: usize, member: usize, op: OpId, request: Watch) {
+        self.attach(client as u32, member);
+        self.trace.tell(self.now, || format!("client {client} watches at member {member}, operation {op}: {request:?}"));
+        self.desk.history.push(Record::Invoke { op, client: client as u32, at: self.now, request: Request::Watch(request.clone()) });
+        self.desk.next_stream += 1;
+        let stream = Stream {
+            client,
+            member,
+            life: self.members[member].life_number,
+            stream: StreamId(self.desk.next_stream),
+            request: Some(request),
+            created: false,
+            ended: false,
+            fragments: Vec::new(),
+            deliveries: VecDeque::new(),
+            in_order: 0,
+            drain_delay: if self.latency.permille(300) { self.latency.tailed(MILLISECOND, 2 * SECOND) } else { MILLISECOND },
+        };
+        self.desk.watches.insert(op, stream);
+        let way = self.way();
+        self.after(way, Event::WatchOpen { op });
+    }
+
+    fn live(&mut self, op: OpId) -> Option<(usize, StreamId)> {
+        let stream = self.desk.watches.get(&op).filter(|stream| !stream.ended)?;
+        let process = &self.members[stream.member];
+        process.life.as_ref().filter(|life| process.life_number == stream.life && !life.booting)?;
+        Some((stream.member, stream.stream))
+    }
+
+    pub(crate) fn on_watch_open(&mut self, op: OpId) {
+        let Some((member, stream)) = self.live(op) else {
+            let way = self.way();
+            return self.after(way, Event::WatchBroken { op });
+        };
+        let watch = self.desk.watches.get_mut(&op).expect("just seen");
+        let request = watch.request.take().expect("a watch is opened once");
+        self.members[member].life.as_mut().expect("lives").streams.insert(stream, op);
+        self.step_hub(member, HubInput::<SimReader>::Open(stream));
+        let progress_notify = op % 2 == 0;
+        let fragment = op % 3 == 0;
+        let request = quorate_core::watch::WatchRequest { progress_notify, fragment, ..convert::watch(&request) };
+        self.step_hub(member, HubInput::<SimReader>::Create(stream, request));
+    }
+
+    pub(crate) fn on_watch_drained(&mut self, op: OpId, bytes: usize) {
+        if let Some((member, stream)) = self.live(op) {
+            self.step_hub(member, HubInput::<SimReader>::Drained(stream, bytes));
+        }
+    }
+
+    pub(crate) fn on_watch_asked(&mut self, op: OpId, close: bool) {
+        let process = self.desk.watches.get(&op).map(|stream| (stream.member, stream.life, stream.stream));
+        let Some((member, life, stream)) = process else { return };
+        if self.members[member].life_number != life {
+            return;
+        }
+        let Some(live) = self.members[member].life.as_mut() else { return };
+        if close {
+            live.streams.remove(&stream);
+            self.step_hub(member, HubInput::<SimReader>::Close(stream));
+        } else {
+            self.step_hub(member, HubInput::<SimReader>::Progress(stream));
+        }
+    }
+
+    fn on_told(&mut self, told: Tell) {
+        let way = self.way();
+        match told {
+            Tell::Progress { watch } => self.after(way, Event::WatchAsked { op: watch, close: false }),
+            Tell::Close { watch } => {
+                self.end_watch(watch, None);
+                self.after(way, Event::WatchAsked { op: watch, close: true });
+            }
+        }
+    }
+
+    pub(crate) fn step_hub(&mut self, member: usize, input: HubInput<SimReader>) {
+        let mut out = Vec::new();
+        let process = &mut self.members[member];
+        let now = process.clock.now(self.now);
+        process.life.as_mut().expect("lives").hub.step(now, input, &mut out);
+        self.after_hub(member, out);
+    }
+
+    pub(crate) fn on_hub_wake(&mut self, member: usize) {
+        let process = &mut self.members[member];
+        process.life.as_mut().expect("lives").hub_wake_planned = None;
+        let now = process.clock.now(self.now);
+        let life = process.life.as_mut().expect("lives");
+        if life.hub.deadline() <= now.monotonic {
+            self.step_hub(member, HubInput::<SimReader>::Wake);
+        } else {
+            self.after_hub(member, Vec::new());
+        }
+    }
+
+    fn after_hub(&mut self, member: usize, effects: Vec<HubEffect>) {
+        for HubEffect { stream, response } in effects {
+            let Some(op) = self.members[member].life.as_ref().expect("lives").streams.get(&stream).copied() else { continue };
+            let way = self.way();
+            let watch = self.desk.watches.get_mut(&op).expect("streams are of watches");
+            watch.in_order = (watch.in_order + 1).max(self.now + way);
+            let at = watch.in_order;
+            self.at(at, Event::WatchSays { op, response: Box::new(response) });
+        }
+        let process = &mut self.members[member];
+        let number = process.life_number;
+        let life = process.life.as_mut().expect("lives");
+        let deadline = life.hub.deadline();
+        if deadline == Monotonic::NEVER {
+            return;
+        }
+        let Some(at) = process.clock.when(deadline) else { return };
+        let at = at.max(self.now + 300_000);
+        if life.hub_wake_planned.is_none_or(|planned| planned > at) {
+            life.hub_wake_planned = Some(at);
+            self.at(at, Event::HubWake { member, life: number });
+        }
+    }
+
+    pub(crate) fn on_watch_says(&mut self, op: OpId, response: &WatchResponse) {
+        let quick = self.phase >= Phase::Stopping;
+        let Some(stream) = self.desk.watches.get_mut(&op).filter(|stream| !stream.ended) else { return };
+        let delay = if quick { MILLISECOND } else { stream.drain_delay };
+        let client = stream.client;
+        let revision = response.revision.0;
+        let mut delivery = None;
+        if response.created {
+            stream.created = true;
+        } else if response.watch != WatchId(0) && response.watch != WatchId(-1) {
+            return self
+                .checks
+                .report(Checker::Watch, || format!("watch {op} was told of watch {}, which is not on its stream", response.watch));
+        } else if let Some(canceled) = &response.canceled {
+            let Canceled::Compacted(compacted) = canceled else {
+                return self.checks.report(Checker::Watch, || format!("watch {op} was cancelled without reason: {canceled:?}"));
+            };
+            if self.now < self.compaction_until {
+                self.tally.mattered(FaultClass::Compaction);
+            }
+            delivery = Some(Delivery::Compacted { compact_revision: compacted.0 });
+        } else if response.events.is_empty() && !response.fragment && stream.fragments.is_empty() {
+            delivery = Some(Delivery::Progress { revision });
+        } else {
+            stream.fragments.extend(response.events.iter().map(convert::event));
+            if !response.fragment {
+                delivery = Some(Delivery::Events { revision, events: std::mem::take(&mut stream.fragments) });
+            }
+        }
+        let bytes = response.bytes();
+        self.after(delay, Event::WatchDrained { op, bytes });
+        if response.created {
+            let outcome = if response.canceled.is_some() {
+                Outcome::Refused(Refused::Other(format!("{:?}", response.canceled)))
+            } else {
+                Outcome::Ok { response: Response::Watch { revision }, rank: None }
+            };
+            self.trace.tell(self.now, || format!("watch {op} is open: {outcome:?}"));
+            self.desk.history.push(Record::Return { op, at: self.now, outcome: outcome.clone() });
+            if matches!(outcome, Outcome::Refused(_)) {
+                self.desk.watches.get_mut(&op).expect("just seen").ended = true;
+            }
+            return self.answer(client, Answer::Outcome(outcome));
+        }
+        if let Some(delivery) = delivery {
+            if let Delivery::Compacted { .. } = delivery {
+                self.end_watch(op, Some(delivery));
+            } else {
+                self.deliver(op, delivery);
+            }
+        }
+    }
+
+    fn deliver(&mut self, op: OpId, delivery: Delivery) {
+        self.trace.tell(self.now, || format!("watch {op}: {delivery:?}"));
+        self.desk.history.push(Record::Delivered { watch: op, at: self.now, delivery: delivery.clone() });
+        let stream = self.desk.watches.get_mut(&op).expect("a watch");
+        let client = stream.client;
+        stream.deliveries.push_back(delivery);
+        self.offer(op, client);
+    }
+
+    /// If the client waits for a delivery of this watch, it gets the oldest.
+    fn offer(&mut self, op: OpId, client: usize) {
+        // A watcher waits for nothing else once its watch is open.
+        if let Some(delivery) = self.desk.watches.get_mut(&op).and_then(|stream| stream.deliveries.pop_front()) {
+            self.answer(client, Answer::Delivery(Some(delivery)));
+        }
+    }
+
+    /// The watch ends for its client: by `last`, or because the client leaves it.
+    fn end_watch(&mut self, op: OpId, last: Option<Delivery>) {
+        let Some(stream) = self.desk.watches.get_mut(&op).filter(|stream| !stream.ended) else { return };
+        stream.ended = true;
+        match last {
+            Some(delivery) => self.deliver(op, delivery),
+            None => self.desk.history.push(Record::Delivered { watch: op, at: self.now, delivery: Delivery::Closed }),
+        }
+    }
+
+    pub(crate) fn on_watch_broken(&mut self, op: OpId) {
+        let Some(stream) = self.desk.watches.get_mut(&op).filter(|stream| !stream.ended) else { return };
+        if stream.created {
+            self.end_watch(op, Some(Delivery::Closed));
+        } else {
+            stream.ended = true;
+            let client = stream.client;
+            let outcome = Outcome::Refused(Refused::Other("connection refused".into()));
+            self.desk.history.push(Record::Return { op, at: self.now, outcome: outcome.clone() });
+            self.answer(client, Answer::Outcome(outcome));
+        }
+    }
+}
+
+fn outcome_of(answer: Result<Response, Refusal>) -> Outcome {
+    match answer {
+        Ok(response) => Outcome::Ok { response, rank: None },
+        Err(refusal) => Outcome::Refused(convert::refused(&refusal)),
+    }
+}

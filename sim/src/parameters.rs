@@ -1,0 +1,81 @@
+//! What a seed's cluster is like: how fast, how tight its bounds, how busy its clients.
+
+use crate::chance::{Chance, Concern};
+use crate::clock::{MILLISECOND, Nanos};
+use crate::schedule::{Fault, Schedule};
+use crate::workload::Habits;
+use quorate_core::consensus::Limits;
+use quorate_core::machine::MachineLimits;
+use quorate_core::replica::SyncLimits;
+use quorate_core::wal::WalSettings;
+use quorate_core::watch::HubLimits;
+use std::time::Duration;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Parameters {
+    pub heartbeat: Nanos,
+    pub election: Nanos,
+    pub tiny: bool,
+    pub limits: Limits,
+    pub machine: MachineLimits,
+    pub sync: SyncLimits,
+    pub wal: WalSettings,
+    pub hub: HubLimits,
+    pub habits: Habits,
+    /// A client gives up after so long.
+    pub patience: Nanos,
+    /// Between the two flushes of a replica, at most.
+    pub apply_delay: Nanos,
+}
+
+impl Parameters {
+    #[must_use]
+    pub fn draw(schedule: &Schedule) -> Self {
+        let mut chance = Chance::new(schedule.seed, Concern::Parameters, 0);
+        let (heartbeat, election) = *chance.pick(&[(100, 1_000), (100, 1_000), (50, 500), (40, 400)]);
+        let tiny = schedule.items.iter().any(|item| item.fault == Fault::Tiny);
+        let mut limits = Limits { retained_entries: chance.between(0, 200), ..Limits::default() };
+        let mut hub = HubLimits { progress_interval: Duration::from_millis(chance.between(1_000, 8_000)), ..HubLimits::default() };
+        let mut machine = MachineLimits { slice_rows: chance.between(1, 100) as usize, ..MachineLimits::default() };
+        let mut wal = WalSettings { segment_bytes: 128 << 10, spare_segments: 2 };
+        let sync = SyncLimits { entries: chance.between(20, 300), ..SyncLimits::default() };
+        if chance.permille(500) {
+            machine.recent_bytes = chance.between(0, 8 << 10) as usize;
+            limits.tail_bytes = chance.between(0, 16 << 10) as usize;
+            hub.slice_events = chance.between(1, 20) as usize;
+            hub.catch_up_revisions = chance.between(1, 20) as usize;
+        }
+        if tiny {
+            limits.append_entries = chance.between(1, 4) as usize;
+            limits.append_bytes = chance.between(100, 600) as usize;
+            limits.inflight_appends = chance.between(1, 3) as usize;
+            limits.inflight_bytes = chance.between(200, 4_000) as usize;
+            limits.unapplied_entries = chance.between(8, 60);
+            limits.pending_proposals = chance.between(4, 16) as usize;
+            limits.pending_reads = chance.between(4, 16) as usize;
+            limits.forward_window = chance.between(16, 64) as usize;
+            machine.unpersisted_bytes = chance.between(500, 8_000) as usize;
+            hub.stream_bytes = chance.between(100, 2_000) as usize;
+            wal.segment_bytes = chance.between(4 << 10, 16 << 10);
+            wal.spare_segments = chance.below(3) as usize;
+        }
+        let habits = Habits {
+            pause: chance.between(600, 1_000) * MILLISECOND,
+            write_permille: chance.between(350, 750),
+            value_bytes: chance.between(50, 900),
+        };
+        Self {
+            heartbeat: heartbeat * MILLISECOND,
+            election: election * MILLISECOND,
+            tiny,
+            limits,
+            machine,
+            sync,
+            wal,
+            hub,
+            habits,
+            patience: 5_000 * MILLISECOND,
+            apply_delay: chance.tailed(100_000, 5 * MILLISECOND),
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! After the chaos: for some seeds a cut that stays, then healing, and the proof that the cluster lives and its members agree.
+
+use crate::clock::{MILLISECOND, Nanos, SECOND};
+use crate::invariants::Checker;
+use crate::world::{Event, Phase, World};
+use quorate_checker::Property;
+use quorate_checker::history::{OpId, Outcome, Refused};
+use quorate_core::types::{Revision, Term};
+
+/// Within so many election timeouts a write must succeed, or a leader be there.
+const TIMEOUTS_MAX: Nanos = 10;
+/// Under an unhealed cut that leaves one member a quorum, terms may grow by so much.
+const TERMS_MAX: u64 = 5;
+/// The identity of the cut among the disturbances.
+const CUT: u64 = u64::MAX;
+
+/// What is watched while a cut stays.
+#[derive(Debug, Default)]
+pub(crate) struct CutWatch {
+    since: Option<Nanos>,
+    term: Term,
+    /// When a write that began under the cut succeeded first.
+    first_write: Option<Nanos>,
+    /// What is asked from then on must be answered.
+    pub(crate) alive_since: Option<Nanos>,
+    probes: Vec<OpId>,
+    converge_until: Nanos,
+}
+
+impl CutWatch {
+    pub(crate) fn on_write(&mut self, invoked: Nanos, now: Nanos) {
+        if self.since.is_some_and(|since| invoked >= since) {
+            self.first_write.get_or_insert(now);
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn on_phase(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.trace.tell(self.now, || format!("phase: {phase:?}"));
+        let timeout = self.parameters.election;
+        match phase {
+            Phase::Chaos => {}
+            Phase::Calm => {
+                self.heal();
+                for client in &self.clients {
+                    client.port.meeting.borrow_mut().unkind = false;
+                }
+                let next = if self.schedule.trap.is_some() { Phase::Cut } else { Phase::Healed };
+                let delay = if next == Phase::Cut { 4 * timeout + SECOND } else { 0 };
+                self.after(delay, Event::Phase(next));
+            }
+            Phase::Cut => {
+                let fault = self.schedule.trap.clone().expect("only then is there such a phase");
+                self.tally.fired(fault.class());
+                self.disturb(CUT, &fault);
+                self.cut.since = Some(self.now);
+                self.cut.term = self.max_term();
+                // Somebody asks wherever a quorum can be reached.
+                for member in self.alive().collect::<Vec<_>>() {
+                    self.probe(member);
+                }
+                self.after(TIMEOUTS_MAX * timeout, Event::Phase(Phase::CutJudged));
+            }
+            Phase::CutJudged => {
+                self.judge_cut();
+                self.after(timeout, Event::Phase(Phase::Healed));
+            }
+            Phase::Healed => {
+                if self.cut.since.take().is_some() {
+                    self.heal();
+                }
+                self.after(TIMEOUTS_MAX * timeout, Event::Phase(Phase::Alive));
+            }
+            Phase::Alive => {
+                let led = self.alive().filter(|member| self.members[*member].leads()).count();
+                if led == 0 {
+                    self.checks.report(Checker::Liveness, || format!("no leader {TIMEOUTS_MAX} election timeouts after all was healed"));
+                }
+                self.cut.alive_since = Some(self.now);
+                for member in self.alive().collect::<Vec<_>>() {
+                    let op = self.probe(member);
+                    self.cut.probes.push(op);
+                }
+                let stop = (self.now + 2 * SECOND).max(self.run_min_end().saturating_sub(3 * SECOND));
+                self.at(stop, Event::Phase(Phase::Stopping));
+            }
+            Phase::Stopping => {
+                for client in &self.clients {
+                    client.port.meeting.borrow_mut().stopping = true;
+                }
+                self.cut.converge_until = self.now + TIMEOUTS_MAX * timeout + self.parameters.patience;
+                self.after(SECOND, Event::Phase(Phase::Converging));
+            }
+            Phase::Converging => {
+                let Some(unlike) = self.unlike() else {
+                    let at = (self.now + 2 * SECOND).max(self.run_min_end());
+                    return self.at(at, Event::Phase(Phase::Judged));
+                };
+                if self.now < self.cut.converge_until {
+                    self.after(200 * MILLISECOND, Event::Phase(Phase::Converging));
+                } else {
+                    self.checks.report(Checker::Liveness, || format!("all is healed and quiet, but {unlike}"));
+                }
+            }
+            Phase::Judged => self.done = true,
+        }
+    }
+
+    fn judge_cut(&mut self) {
+        let (since, before) = (self.cut.since.expect("it was cut"), self.cut.term);
+        let reach = self.best_reach();
+        if reach * 2 <= self.members.len() {
+            // Members beyond repair leave nobody a quorum: nothing is promised.
+            return;
+        }
+        if self.cut.first_write.is_none() {
+            self.checks.report(Checker::Liveness, || {
+                format!(
+                    "cut since {:.3} s, one member reaches {reach}, but no write succeeded in {TIMEOUTS_MAX} election timeouts",
+                    since as f64 / 1e9
+                )
+            });
+        }
+        let grown = self.max_term().0.saturating_sub(before.0);
+        if grown > TERMS_MAX {
+            self.checks.report(Checker::Liveness, || format!("terms grew by {grown} under a cut that leaves one member a quorum"));
+        }
+    }
+
+    /// How many live members the best connected one reaches, itself included.
+    fn best_reach(&self) -> usize {
+        let alive: Vec<usize> = self.alive().collect();
+        let reaches = |a: usize, b: usize| a == b || (self.network.cut(a, b).is_none() && self.network.cut(b, a).is_none());
+        alive.iter().map(|a| alive.iter().filter(|b| reaches(*a, **b)).count()).max().unwrap_or(0)
+    }
+
+    fn max_term(&self) -> Term {
+        self.alive()
+            .filter_map(|member| self.members[member].life.as_ref().map(|life| life.replica.status().term))
+            .max()
+            .unwrap_or_default()
+    }
+
+    pub(crate) fn on_probed(&mut self, op: OpId, outcome: &Outcome) {
+        let member = usize::try_from(op / 1_000_000).expect("small") - crate::desk::PROBES as usize;
+        if self.phase == Phase::Cut && !matches!(outcome, Outcome::Ok { .. }) {
+            // Refused for lack of a leader, perhaps; ask again.
+            self.probe(member);
+        }
+        let alive = self.cut.probes.contains(&op);
+        let refused = match outcome {
+            Outcome::Ok { .. } => false,
+            // A full window is an answer.
+            Outcome::Refused(Refused::Other(why)) => why != "TooManyRequests",
+            Outcome::Refused(_) | Outcome::Unknown => true,
+        };
+        if alive && refused {
+            self.checks.report(Checker::Liveness, || format!("member {member} does not serve though all is healed: {outcome:?}"));
+        }
+    }
+
+    /// Why the members are not all alike yet.
+    fn unlike(&self) -> Option<String> {
+        if let Some((op, operation)) = self.desk.ops.first_key_value() {
+            return Some(format!("operation {op} at member {} is not answered", operation.member));
+        }
+        let committed = self.checks.committed();
+        for member in self.alive() {
+            let life = self.members[member].life.as_ref().expect("alive");
+            let (status, applied) = (life.replica.status(), life.view.applied().index);
+            if applied != committed || status.committed != committed {
+                return Some(format!("member {member} has committed {} and applied {applied} of {committed}", status.committed));
+            }
+        }
+        (self.alive().count() * 2 <= self.members.len()).then(|| "most members are down".into())
+    }
+
+    /// The last judgement: members equal, history right, watches satisfied.
+    pub(crate) fn judge(&mut self) -> Option<(Checker, String)> {
+        let mut first: Option<(usize, u128, u32)> = None;
+        for member in self.alive().collect::<Vec<_>>() {
+            let view = &self.members[member].life.as_ref().expect("alive").view;
+            let hash = match view.hash_kv(Revision(0)) {
+                Ok(hash) => hash.hash,
+                Err(refusal) => return self.unless_off(Checker::Digests, format!("member {member} cannot hash its state: {refusal:?}")),
+            };
+            let seen = (member, view.digest(), hash);
+            let (other, digest, known) = *first.get_or_insert(seen);
+            if (digest, known) != (seen.1, seen.2)
+                && let Some(found) = self.unless_off(Checker::Digests, format!("members {other} and {member} end in different states"))
+            {
+                return Some(found);
+            }
+        }
+        match quorate_checker::check(&self.desk.history) {
+            Err(violation) => {
+                let checker = match violation.property {
+                    Property::WatchOrdered
+                    | Property::WatchUnique
+                    | Property::WatchReliable
+                    | Property::WatchAtomic
+                    | Property::WatchBookmarkable
+                    | Property::WatchPreviousValue
+                    | Property::WatchCancel => Checker::Watch,
+                    _ => Checker::Linearizability,
+                };
+                self.unless_off(checker, violation.to_string())
+            }
+            Ok(stats) => {
+                let behind = stats.behind.iter().find(|(op, _)| self.desk.watches.get(op).is_some_and(|watch| !watch.ended));
+                let (op, revision) = *behind?;
+                self.unless_off(Checker::Watch, format!("watch {op} still waits for revision {revision} though all is healed and quiet"))
+            }
+        }
+    }
+
+    fn unless_off(&self, checker: Checker, text: String) -> Option<(Checker, String)> {
+        (self.off != Some(checker)).then_some((checker, text))
+    }
+}

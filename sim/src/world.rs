@@ -1,0 +1,399 @@
+//! The simulated world: one heap of events, one clock, the production actors, and everything that can go wrong between them.
+//!
+//! Runs inside a madsim runtime, so that time, threads and chance of the standard library are simulated too, should anything ask.
+
+use crate::chance::{Chance, Concern};
+use crate::clock::{MILLISECOND, Nanos, SECOND};
+use crate::invariants::{Checker, Checks, Violation};
+use crate::member::{Member, Tally};
+use crate::network::Network;
+use crate::parameters::Parameters;
+use crate::schedule::{FaultClass, Schedule};
+use crate::store::SimReader;
+use crate::trace::{Hash128, Lines, Trace};
+use crate::workload::{CLIENTS, Port, WATCHERS, observe, operate};
+#[cfg(test)]
+use quorate_checker::history::Record;
+use quorate_checker::history::{OpId, Outcome};
+use quorate_core::consensus::Envelope;
+use quorate_core::replica::ReplicaEffect;
+use quorate_core::types::{MemberId, SegmentId};
+use quorate_core::watch::WatchResponse;
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, VecDeque},
+    future::Future,
+    pin::Pin,
+};
+
+/// A run that has not come to its end by then never will.
+const WORLD_END: Nanos = 240 * SECOND;
+/// A seed simulates at least so much.
+const RUN_MIN: Nanos = 60 * SECOND;
+/// Events of one moment, above which the world is taken to turn in a circle.
+const EVENTS_AT_ONCE_MAX: u64 = 200_000;
+/// Messages and the like held up for a paused process; more are dropped, as sockets would block their senders.
+const PARKED_MAX: usize = 20_000;
+
+/// Something that will happen to one process (`life` of `member`), to the wire, or to a client.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Arrive { to: usize, envelope: Envelope, number: u64, copy: bool, late: bool },
+    PeerClosed { member: usize, life: u64, peer: MemberId },
+    Run { member: usize, life: u64 },
+    State { member: usize, life: u64 },
+    Wake { member: usize, life: u64 },
+    Slice { member: usize, life: u64 },
+    HubWake { member: usize, life: u64 },
+    DiskDone { member: usize, life: u64 },
+    StoreDone { member: usize, life: u64 },
+    LogRead { member: usize, life: u64, segment: SegmentId, offset: u64, length: u32 },
+    Die { member: usize, life: u64, down: Nanos },
+    Restart { member: usize, life: u64 },
+    Request { op: OpId },
+    Reply { op: OpId, outcome: Box<Outcome> },
+    GiveUp { op: OpId },
+    Timer { client: usize, number: u64 },
+    WatchOpen { op: OpId },
+    WatchSays { op: OpId, response: Box<WatchResponse> },
+    WatchDrained { op: OpId, bytes: usize },
+    WatchAsked { op: OpId, close: bool },
+    WatchBroken { op: OpId },
+    Fault { item: usize },
+    FaultEnd { item: usize },
+    Phase(Phase),
+}
+
+impl Event {
+    /// The process that has to run for this to happen, and which life of it (`None`: any).
+    fn process(&self, world: &World) -> Option<(usize, Option<u64>)> {
+        match self {
+            Self::Arrive { to, .. } => Some((*to, None)),
+            Self::PeerClosed { member, life, .. }
+            | Self::Run { member, life }
+            | Self::State { member, life }
+            | Self::Wake { member, life }
+            | Self::Slice { member, life }
+            | Self::HubWake { member, life }
+            | Self::DiskDone { member, life }
+            | Self::StoreDone { member, life }
+            | Self::LogRead { member, life, .. } => Some((*member, Some(*life))),
+            Self::Request { op } => world.desk.ops.get(op).map(|op| (op.member, None)),
+            Self::WatchOpen { op } | Self::WatchDrained { op, .. } | Self::WatchAsked { op, .. } => {
+                world.desk.watches.get(op).map(|watch| (watch.member, None))
+            }
+            _ => None,
+        }
+    }
+
+    fn kind(&self) -> u64 {
+        match self {
+            Self::Arrive { .. } => 1,
+            Self::PeerClosed { .. } => 2,
+            Self::Run { .. } => 3,
+            Self::State { .. } => 4,
+            Self::Wake { .. } => 5,
+            Self::Slice { .. } => 6,
+            Self::HubWake { .. } => 7,
+            Self::DiskDone { .. } => 8,
+            Self::StoreDone { .. } => 9,
+            Self::LogRead { .. } => 10,
+            Self::Die { .. } => 11,
+            Self::Restart { .. } => 12,
+            Self::Request { op } => 13 ^ op << 8,
+            Self::Reply { op, outcome } => 14 ^ op << 8 ^ outcome_word(outcome) << 40,
+            Self::GiveUp { op } => 15 ^ op << 8,
+            Self::Timer { client, .. } => 16 ^ (*client as u64) << 8,
+            Self::WatchOpen { op } => 17 ^ op << 8,
+            Self::WatchSays { op, response } => 18 ^ op << 8 ^ response.revision.0.cast_unsigned() << 40,
+            Self::WatchDrained { op, .. } => 19 ^ op << 8,
+            Self::WatchAsked { op, .. } => 20 ^ op << 8,
+            Self::WatchBroken { op } => 21 ^ op << 8,
+            Self::Fault { item } => 22 ^ (*item as u64) << 8,
+            Self::FaultEnd { item } => 23 ^ (*item as u64) << 8,
+            Self::Phase(phase) => 24 ^ (*phase as u64) << 8,
+        }
+    }
+}
+
+fn outcome_word(outcome: &Outcome) -> u64 {
+    match outcome {
+        Outcome::Ok { response, .. } => 4 ^ response.revision().cast_unsigned() << 3,
+        Outcome::Refused(_) => 2,
+        Outcome::Unknown => 3,
+    }
+}
+
+/// A seed's course: chaos, for some a cut that stays, then healing, and the proof that all is well.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u64)]
+pub(crate) enum Phase {
+    Chaos,
+    /// Healed before the cut, so that it meets a working cluster.
+    Calm,
+    Cut,
+    CutJudged,
+    Healed,
+    /// A leader must be there, and what is asked from now on must be answered.
+    Alive,
+    /// Clients stop.
+    Stopping,
+    /// Looked at until all members agree.
+    Converging,
+    /// What watches are owed has had time to arrive.
+    Judged,
+}
+
+pub(crate) struct Client {
+    pub(crate) port: Port,
+    pub(crate) task: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    pub(crate) timer: u64,
+}
+
+pub struct World {
+    pub(crate) now: Nanos,
+    heap: BinaryHeap<Reverse<(Nanos, u64, usize)>>,
+    slots: Vec<Option<Event>>,
+    free: Vec<usize>,
+    sequence: u64,
+    pub(crate) parked: Vec<VecDeque<Event>>,
+    pub(crate) schedule: Schedule,
+    pub(crate) parameters: Parameters,
+    pub(crate) members: Vec<Member>,
+    pub(crate) network: Network,
+    pub(crate) latency: Chance,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) desk: crate::desk::Desk,
+    pub(crate) checks: Checks,
+    pub(crate) digests: BTreeMap<u64, (usize, u128)>,
+    pub(crate) tally: Tally,
+    pub(crate) trace: Trace,
+    pub(crate) phase: Phase,
+    pub(crate) cut: crate::phases::CutWatch,
+    /// Compactions count as mattering until then.
+    pub(crate) compaction_until: Nanos,
+    pub(crate) transfer_to: Option<(usize, Nanos)>,
+    pub(crate) off: Option<Checker>,
+    pub(crate) effects: Vec<ReplicaEffect<SimReader>>,
+    pub(crate) done: bool,
+    events: u64,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Outcomes {
+    pub violation: Option<Violation>,
+    pub hash: Hash128,
+    pub operations: u64,
+    pub completed: u64,
+    pub elections: u64,
+    pub events: u64,
+    pub simulated: Nanos,
+    pub tally: Tally,
+    /// For tests that compare whole runs.
+    #[cfg(test)]
+    pub history: Vec<Record>,
+}
+
+impl World {
+    #[must_use]
+    pub fn new(schedule: Schedule, off: Option<Checker>, lines: Option<Lines>) -> Self {
+        let seed = schedule.seed;
+        let parameters = Parameters::draw(&schedule);
+        let count = schedule.members;
+        let mut world = Self {
+            now: 0,
+            heap: BinaryHeap::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            sequence: 0,
+            parked: (0..count).map(|_| VecDeque::new()).collect(),
+            parameters,
+            members: (0..count).map(|index| Member::new(seed, index)).collect(),
+            network: Network::new(seed),
+            latency: Chance::new(seed, Concern::Latency, 0),
+            clients: Vec::new(),
+            desk: crate::desk::Desk::default(),
+            checks: Checks::new(count, off),
+            digests: BTreeMap::new(),
+            tally: Tally::default(),
+            trace: Trace::new(lines),
+            phase: Phase::Chaos,
+            cut: crate::phases::CutWatch::default(),
+            compaction_until: 0,
+            transfer_to: None,
+            off,
+            effects: Vec::new(),
+            done: false,
+            events: 0,
+            schedule,
+        };
+        for client in 0..CLIENTS + WATCHERS {
+            let port = Port::new(client, count);
+            let chance = Chance::new(seed, Concern::Client, u64::from(client));
+            let task: Pin<Box<dyn Future<Output = ()>>> = if client < CLIENTS {
+                Box::pin(operate(port.clone(), chance, world.parameters.habits))
+            } else {
+                Box::pin(observe(port.clone(), chance))
+            };
+            port.meeting.borrow_mut().unkind = true;
+            world.clients.push(Client { port, task: Some(task), timer: 0 });
+        }
+        world
+    }
+
+    pub(crate) fn after(&mut self, delay: Nanos, event: Event) {
+        self.at(self.now + delay, event);
+    }
+
+    pub(crate) fn at(&mut self, at: Nanos, event: Event) {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        self.slots[slot] = Some(event);
+        self.sequence += 1;
+        self.heap.push(Reverse((at.max(self.now), self.sequence, slot)));
+    }
+
+    /// Runs the world to its end, or to the first violation.
+    pub fn run(mut self) -> Outcomes {
+        for member in 0..self.members.len() {
+            let delay = self.members[member].chance.below(50 * MILLISECOND);
+            self.after(delay, Event::Restart { member, life: 0 });
+        }
+        for (item, fault) in self.schedule.items.clone().iter().enumerate() {
+            self.at(fault.at_ms * MILLISECOND, Event::Fault { item });
+        }
+        self.at(self.schedule.chaos_end_ms * MILLISECOND, Event::Phase(Phase::Calm));
+        for client in 0..self.clients.len() {
+            self.poll(client);
+        }
+        let violation = self.turn();
+        let violation = match violation {
+            Some(found) => Some(found),
+            None => self.judge(),
+        };
+        let violation = violation.map(|(checker, text)| Violation { checker, at: self.now, text });
+        self.trace.hash.mix(self.checks.committed().0);
+        Outcomes {
+            violation,
+            hash: self.trace.hash,
+            operations: self.desk.invoked,
+            completed: self.desk.completed,
+            elections: self.checks.facts.elections,
+            events: self.events,
+            simulated: self.now,
+            tally: self.tally,
+            #[cfg(test)]
+            history: self.desk.history,
+        }
+    }
+
+    fn turn(&mut self) -> Option<(Checker, String)> {
+        let mut at_once = 0;
+        while let Some(Reverse((at, _, slot))) = self.heap.pop() {
+            let event = self.slots[slot].take().expect("each slot is planned once");
+            self.free.push(slot);
+            at_once = if at > self.now { 0 } else { at_once + 1 };
+            if at_once > EVENTS_AT_ONCE_MAX {
+                return Some((Checker::Liveness, format!("the world turns in a circle at {event:?}")));
+            }
+            self.now = at;
+            self.events += 1;
+            self.trace.hash.mix(at);
+            self.trace.hash.mix(event.kind());
+            if let Some((member, life)) = event.process(self) {
+                self.trace.hash.mix(member as u64);
+                let process = &self.members[member];
+                if life.is_some_and(|life| life != process.life_number) {
+                    continue;
+                }
+                if process.paused > 0 && process.life.is_some() {
+                    self.park(member, event);
+                    continue;
+                }
+            }
+            self.dispatch(event);
+            if let Some(found) = self.checks.found() {
+                return Some(found);
+            }
+            if self.done {
+                return None;
+            }
+            if self.now > WORLD_END {
+                return Some((Checker::Liveness, "the run does not come to its end".into()));
+            }
+        }
+        Some((Checker::Liveness, "nothing will ever happen again".into()))
+    }
+
+    fn park(&mut self, member: usize, event: Event) {
+        if let Event::Arrive { envelope, .. } = &event
+            && crate::network::is_weighty(&envelope.message)
+        {
+            self.tally.mattered(FaultClass::Pause);
+        }
+        let is_own = !matches!(event, Event::Arrive { .. });
+        if is_own || self.parked[member].len() < PARKED_MAX {
+            self.parked[member].push_back(event);
+        }
+    }
+
+    /// What was held up for a process happens now, if it still lives.
+    pub(crate) fn unpark(&mut self, member: usize) {
+        for event in std::mem::take(&mut self.parked[member]) {
+            self.after(0, event);
+        }
+    }
+
+    fn dispatch(&mut self, event: Event) {
+        match event {
+            Event::Arrive { to, envelope, number, copy, late } => self.on_arrive(to, envelope, number, copy, late),
+            Event::PeerClosed { member, peer, .. } => self.on_peer_closed(member, peer),
+            Event::Run { member, .. } => self.run_member(member),
+            Event::State { member, .. } => self.run_state(member),
+            Event::Wake { member, .. } => self.on_wake(member),
+            Event::Slice { member, .. } => self.on_slice(member),
+            Event::HubWake { member, .. } => self.on_hub_wake(member),
+            Event::DiskDone { member, .. } => self.on_disk_done(member),
+            Event::StoreDone { member, .. } => self.on_store_done(member),
+            Event::LogRead { member, segment, offset, length, .. } => self.on_log_read(member, segment, offset, length),
+            Event::Die { member, life, down } => {
+                if self.members[member].life_number == life {
+                    self.kill(member, Some(down));
+                }
+            }
+            Event::Restart { member, life } => {
+                if self.members[member].life_number == life {
+                    self.start(member);
+                }
+            }
+            Event::Request { op } => self.on_request(op),
+            Event::Reply { op, outcome } => self.on_reply(op, *outcome),
+            Event::GiveUp { op } => self.on_give_up(op),
+            Event::Timer { client, number } => self.on_timer(client, number),
+            Event::WatchOpen { op } => self.on_watch_open(op),
+            Event::WatchSays { op, response } => self.on_watch_says(op, &response),
+            Event::WatchDrained { op, bytes } => self.on_watch_drained(op, bytes),
+            Event::WatchAsked { op, close } => self.on_watch_asked(op, close),
+            Event::WatchBroken { op } => self.on_watch_broken(op),
+            Event::Fault { item } => self.on_fault(item),
+            Event::FaultEnd { item } => self.on_fault_end(item),
+            Event::Phase(phase) => self.on_phase(phase),
+        }
+    }
+
+    pub(crate) fn name(&self, member: MemberId) -> usize {
+        usize::try_from(member.0 - 1).expect("small")
+    }
+
+    /// Members that can take part.
+    pub(crate) fn alive(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.members.len()).filter(|member| self.members[*member].life.is_some())
+    }
+
+    pub(crate) fn run_min_end(&self) -> Nanos {
+        RUN_MIN
+    }
+}

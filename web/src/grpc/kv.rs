@@ -1,0 +1,249 @@
+//! ① ⑨ KV: a request is checked here, proposed or read, and answered.
+
+use super::{charged, convert};
+use crate::{
+    front::{Consistency, Front},
+    proto::{etcdserverpb as pb, mvccpb::KeyValue, served::etcdserverpb::kv_server::Kv},
+    raw,
+    refusal::Fault,
+    service::{Call, Charge, Charged, Service},
+};
+use futures::{
+    StreamExt as _,
+    stream::{self, BoxStream},
+};
+use prost::Message as _;
+use quorate_core::{
+    command::{Command, Compact, Op, Range, RangeReply, Refusal, Reply, SortOrder, SortTarget, Txn},
+    machine,
+    mvcc::View,
+    types::Revision,
+};
+use std::sync::Arc;
+use tonic::{Request, Response, Status};
+
+/// Keys in the first chunk of a `RangeStream`; later ones adapt to the request limit, as etcd's do.
+const FIRST_CHUNK_KEYS: i64 = 10;
+
+impl<F: Front> Service<F> {
+    pub(crate) async fn range(&self, request: pb::RangeRequest, call: &Call) -> Result<Charged<raw::RangeResponse>, Fault> {
+        let (range, view) = self.begin_range(request, call).await?;
+        let bytes = view.range_bytes(&range);
+        let charge = self.charge(bytes).await?;
+        let reply = self.read(view, bytes, move |view| view.range(&range)).await?;
+        Ok(Charged { answer: convert::range_answer(self.header(reply.revision), reply), charge })
+    }
+
+    /// The answer of `range` in chunks of one state.
+    pub(crate) async fn range_stream(&self, request: pb::RangeRequest, call: &Call) -> Result<RangeAnswers, Fault> {
+        let filters = [request.min_mod_revision, request.max_mod_revision, request.min_create_revision, request.max_create_revision];
+        let (range, view) = self.begin_range(request, call).await?;
+        if range.sort_order != SortOrder::None || range.sort_target != SortTarget::Key {
+            return Err(Fault::StreamSorted);
+        }
+        if filters.iter().any(|revision| *revision != 0) {
+            return Err(Fault::StreamFiltered);
+        }
+        let chunks = Chunks::new(self.clone(), range, view);
+        Ok(stream::try_unfold(Some(chunks), Chunks::next).boxed())
+    }
+
+    pub(crate) async fn put(&self, request: pb::PutRequest, call: &Call) -> Result<raw::PutResponse, Fault> {
+        self.admit(call, false)?;
+        match self.propose(Command::Put(convert::put(request)), call).await? {
+            Reply::Put(reply) => Ok(convert::put_answer(self.header(reply.revision), reply)),
+            other => unreachable!("a put was answered {other:?}"),
+        }
+    }
+
+    pub(crate) async fn delete_range(&self, request: pb::DeleteRangeRequest, call: &Call) -> Result<raw::DeleteRangeResponse, Fault> {
+        self.admit(call, false)?;
+        match self.propose(Command::DeleteRange(convert::delete_range(request)), call).await? {
+            Reply::DeleteRange(reply) => Ok(convert::delete_range_answer(self.header(reply.revision), reply)),
+            other => unreachable!("a delete was answered {other:?}"),
+        }
+    }
+
+    pub(crate) async fn txn(&self, request: pb::TxnRequest, call: &Call) -> Result<Charged<raw::TxnResponse>, Fault> {
+        self.admit(call, false)?;
+        let txn = convert::txn(request, self.surface.options().max_txn_ops)?;
+        let (reply, charge) = match ranges_only(&txn) {
+            Some(consistency) => self.read_txn(txn, consistency, call).await?,
+            None => match self.front.propose(Command::Txn(txn), call.context).await? {
+                Reply::Txn(reply) => (reply, Charge::default()),
+                other => unreachable!("a txn was answered {other:?}"),
+            },
+        };
+        Ok(Charged { answer: convert::txn_answer(self.header(reply.revision), reply), charge })
+    }
+
+    pub(crate) async fn compact(&self, request: pb::CompactionRequest, call: &Call) -> Result<pb::CompactionResponse, Fault> {
+        self.admit(call, false)?;
+        let compact = Compact { revision: Revision(request.revision), physical: request.physical };
+        match self.propose(Command::Compact(compact), call).await? {
+            Reply::Compact { revision } => {
+                if compact.physical {
+                    self.front.compacted_physically(compact.revision, call.context).await?;
+                }
+                Ok(pb::CompactionResponse { header: self.header(revision) })
+            }
+            other => unreachable!("a compaction was answered {other:?}"),
+        }
+    }
+
+    async fn propose(&self, command: Command, call: &Call) -> Result<Reply, Fault> {
+        machine::validate(&command, self.surface.options().max_txn_ops)?;
+        Ok(self.front.propose(command, call.context).await?)
+    }
+
+    async fn begin_range(&self, request: pb::RangeRequest, call: &Call) -> Result<(Range, Arc<View<F::Reader>>), Fault> {
+        self.admit(call, request.serializable)?;
+        let range = convert::range(request)?;
+        let consistency = if range.serializable { Consistency::Serializable } else { Consistency::Linearizable };
+        let view = self.front.view(consistency, call.context).await?;
+        Ok((range, view))
+    }
+
+    async fn read_txn(&self, txn: Txn, consistency: Consistency, call: &Call) -> Result<(quorate_core::command::TxnReply, Charge), Fault> {
+        let view = self.front.view(consistency, call.context).await?;
+        let bytes = |ops: &[Op]| ops.iter().map(|op| if let Op::Range(range) = op { view.range_bytes(range) } else { 0 }).sum::<u64>();
+        let bytes = bytes(&txn.success).max(bytes(&txn.failure));
+        let charge = self.charge(bytes).await?;
+        let reply = self.read(view, bytes, move |view| view.read_txn(&txn)).await?;
+        Ok((reply, charge))
+    }
+}
+
+/// What a txn must see that only reads; `None` for one that goes through the log. With no ops at all it asks for nothing.
+fn ranges_only(txn: &Txn) -> Option<Consistency> {
+    let mut consistency = Consistency::Serializable;
+    for op in txn.success.iter().chain(&txn.failure) {
+        match op {
+            Op::Range(range) if range.serializable => {}
+            Op::Range(_) => consistency = Consistency::Linearizable,
+            Op::Put(_) | Op::DeleteRange(_) | Op::Txn(_) => return None,
+        }
+    }
+    Some(consistency)
+}
+
+/// Chunks of a range.
+pub(crate) type RangeAnswers = BoxStream<'static, Result<raw::RangeStreamResponse, Fault>>;
+
+/// A `RangeStream` between two chunks.
+struct Chunks<F: Front> {
+    service: Service<F>,
+    view: Arc<View<F::Reader>>,
+    /// What is still to be read, at the pinned revision; `limit` is that of the whole stream.
+    range: Range,
+    /// Keys sent.
+    sent: i64,
+    /// Keys asked for at a time.
+    chunk_keys: i64,
+    /// What the first chunk found.
+    total: Option<i64>,
+    /// Of the chunk being sent.
+    _charge: Charge,
+}
+
+impl<F: Front> Chunks<F> {
+    fn new(service: Service<F>, mut range: Range, view: Arc<View<F::Reader>>) -> Self {
+        if range.revision.0 <= 0 {
+            range.revision = view.revision();
+        }
+        Self { service, view, range, sent: 0, chunk_keys: FIRST_CHUNK_KEYS, total: None, _charge: Charge::default() }
+    }
+
+    async fn next(this: Option<Self>) -> Result<Option<(raw::RangeStreamResponse, Option<Self>)>, Fault> {
+        let Some(mut this) = this else { return Ok(None) };
+        // The view would still answer, but a client is to see the same whichever member and moment it meets.
+        if this.service.front.current().compacted() > this.range.revision {
+            return Err(Refusal::Compacted.into());
+        }
+        let reply = this.read().await?;
+        let bytes: usize = reply.kvs.iter().map(|kv| kv.0.len()).sum();
+        let count = i64::try_from(reply.kvs.len()).unwrap_or(i64::MAX);
+        let total = *this.total.get_or_insert(reply.count);
+        this.sent += count;
+        let limited = this.range.limit > 0 && this.sent >= this.range.limit;
+        let last = reply.kvs.last().filter(|_| !limited && this.sent < total);
+        let Some(last) = last else {
+            let more = limited && this.sent < total;
+            let answer = convert::range_answer(this.service.header(this.view.revision()), RangeReply { more, count: total, ..reply });
+            return Ok(Some((raw::RangeStreamResponse { range_response: Some(answer) }, None)));
+        };
+        this.range.range = quorate_core::command::KeyRange { key: key_after(&last.0)?, end: this.rest_end() };
+        this.adapt(bytes);
+        let answer = convert::range_answer(None, RangeReply { more: false, count: 0, ..reply });
+        Ok(Some((raw::RangeStreamResponse { range_response: Some(answer) }, Some(this))))
+    }
+
+    async fn read(&mut self) -> Result<RangeReply, Fault> {
+        let left = if self.range.limit > 0 { self.range.limit - self.sent } else { i64::MAX };
+        let chunk = Range { limit: self.chunk_keys.min(left), ..self.range.clone() };
+        let bytes = self.view.range_bytes(&chunk);
+        self._charge = Charge::default();
+        self._charge = self.service.charge(bytes).await?;
+        self.service.read(Arc::clone(&self.view), bytes, move |view| view.range(&chunk)).await
+    }
+
+    /// Only an interval has a rest: a single key is one chunk.
+    fn rest_end(&self) -> bytes::Bytes {
+        self.range.range.end.clone()
+    }
+
+    /// Doubles small chunks and halves large ones, around the request limit.
+    fn adapt(&mut self, bytes: usize) {
+        let target = self.service.surface.options().max_request_bytes;
+        if bytes < target / 2 {
+            self.chunk_keys = self.chunk_keys.saturating_mul(2);
+        } else if bytes > target.saturating_mul(2) {
+            self.chunk_keys = (self.chunk_keys / 2).max(1);
+        }
+    }
+}
+
+/// The smallest key above that of a stored key-value.
+fn key_after(encoded: &bytes::Bytes) -> Result<bytes::Bytes, Fault> {
+    let stored = KeyValue::decode(encoded.clone()).map_err(|_| Refusal::StorageFailed)?;
+    let mut key = Vec::with_capacity(stored.key.len() + 1);
+    key.extend_from_slice(&stored.key);
+    key.push(0);
+    Ok(key.into())
+}
+
+#[tonic::async_trait]
+impl<F: Front> Kv for Service<F> {
+    type RangeStreamStream = BoxStream<'static, Result<raw::RangeStreamResponse, Status>>;
+
+    async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<raw::RangeResponse>, Status> {
+        let call = Call::grpc(&request)?;
+        Ok(charged(self.range(request.into_inner(), &call).await?))
+    }
+
+    async fn range_stream(&self, request: Request<pb::RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let call = Call::grpc(&request)?;
+        let answers = self.range_stream(request.into_inner(), &call).await?;
+        Ok(Response::new(answers.map(|answer| answer.map_err(Status::from)).boxed()))
+    }
+
+    async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<raw::PutResponse>, Status> {
+        let call = Call::grpc(&request)?;
+        Ok(Response::new(self.put(request.into_inner(), &call).await?))
+    }
+
+    async fn delete_range(&self, request: Request<pb::DeleteRangeRequest>) -> Result<Response<raw::DeleteRangeResponse>, Status> {
+        let call = Call::grpc(&request)?;
+        Ok(Response::new(self.delete_range(request.into_inner(), &call).await?))
+    }
+
+    async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<raw::TxnResponse>, Status> {
+        let call = Call::grpc(&request)?;
+        Ok(charged(self.txn(request.into_inner(), &call).await?))
+    }
+
+    async fn compact(&self, request: Request<pb::CompactionRequest>) -> Result<Response<pb::CompactionResponse>, Status> {
+        let call = Call::grpc(&request)?;
+        Ok(Response::new(self.compact(request.into_inner(), &call).await?))
+    }
+}

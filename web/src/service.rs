@@ -1,0 +1,195 @@
+//! What gRPC and the JSON gateway have in common: one function an RPC, over generated requests and raw answers.
+//!
+//! The functions themselves stand in `grpc/`, one file a service; this one says who may call and how answers are headed and bounded.
+
+use crate::{
+    front::{Context, Front, Source, Status},
+    proto::etcdserverpb::ResponseHeader,
+    refusal::Fault,
+    surface::Surface,
+};
+use bytes::Bytes;
+use quorate_core::{command::Refusal, mvcc::View, types::Revision};
+use std::{
+    str,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::OwnedSemaphorePermit;
+
+/// A front with what its surfaces share.
+#[derive(Clone, Debug)]
+pub(crate) struct Service<F> {
+    pub front: F,
+    pub surface: Surface,
+}
+
+/// What came beside a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call {
+    pub context: Context,
+}
+
+/// An answer, and its share of the budget for as long as it is held.
+#[derive(Debug)]
+pub(crate) struct Charged<T> {
+    pub answer: T,
+    pub charge: Charge,
+}
+
+/// `None` for what is too small to count.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Charge(Option<Arc<OwnedSemaphorePermit>>);
+
+impl Charge {
+    /// Whether the answer was large enough to be charged for.
+    pub(crate) const fn counts(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// The bytes, charged for until they are dropped.
+    pub(crate) fn attach(&self, bytes: Bytes) -> Bytes {
+        if self.counts() { Bytes::from_owner(ChargedBytes(bytes, self.clone())) } else { bytes }
+    }
+}
+
+struct ChargedBytes(Bytes, #[expect(dead_code, reason = "held for its drop")] Charge);
+
+impl AsRef<[u8]> for ChargedBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl<T> Charged<T> {
+    pub(crate) fn free(answer: T) -> Self {
+        Self { answer, charge: Charge::default() }
+    }
+
+    pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> Charged<U> {
+        Charged { answer: change(self.answer), charge: self.charge }
+    }
+}
+
+/// Answers up to this size do not wait for the budget, so that a slow reader of a large one never keeps the small ones from others.
+const SMALL_ANSWER_BYTES: u64 = 64 << 10;
+/// Answers above this size are put together beside the worker, which serves others meanwhile.
+const INLINE_ANSWER_BYTES: u64 = 1 << 20;
+/// How long an answer waits for its share of the budget; the time etcd gives a request by default.
+const BUDGET_WAIT: Duration = Duration::from_secs(7);
+
+impl Call {
+    /// From metadata, by lower-case name.
+    pub(crate) fn new<'a>(metadata: impl Fn(&'static str) -> Option<&'a [u8]>, source: Source) -> Result<Self, Fault> {
+        if metadata("client-api-version").is_some_and(|version| str::from_utf8(version).is_err()) {
+            return Err(Fault::InvalidClientApiVersion);
+        }
+        let deadline = metadata("grpc-timeout").and_then(parse_timeout).and_then(|timeout| Instant::now().checked_add(timeout));
+        let require_leader = metadata("hasleader") == Some(b"true");
+        Ok(Self { context: Context { deadline, require_leader, source } })
+    }
+
+    pub(crate) fn grpc<T>(request: &tonic::Request<T>) -> Result<Self, Fault> {
+        Self::new(|name| request.metadata().get(name).map(|value| value.as_bytes()), Source::Grpc)
+    }
+}
+
+/// `grpc-timeout`: up to eight digits and a unit (gRPC over HTTP/2, "Timeout").
+fn parse_timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    let valid = (1..=8).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
+    let amount: u64 = str::from_utf8(digits).ok().filter(|_| valid)?.parse().ok()?;
+    match unit {
+        b'H' => Some(Duration::from_secs(amount * 3_600)),
+        b'M' => Some(Duration::from_secs(amount * 60)),
+        b'S' => Some(Duration::from_secs(amount)),
+        b'm' => Some(Duration::from_millis(amount)),
+        b'u' => Some(Duration::from_micros(amount)),
+        b'n' => Some(Duration::from_nanos(amount)),
+        _ => None,
+    }
+}
+
+impl<F: Front> Service<F> {
+    pub(crate) const fn new(front: F, surface: Surface) -> Self {
+        Self { front, surface }
+    }
+
+    /// Whether the member may serve the call at all, in etcd's order: learner, then leader.
+    pub(crate) fn admit(&self, call: &Call, learner_serves: bool) -> Result<Status, Fault> {
+        let status = self.front.status();
+        if status.raft.is_learner && !learner_serves {
+            return Err(Fault::NotSupportedForLearner);
+        }
+        if call.context.require_leader && status.raft.leader.is_none() {
+            return Err(Refusal::NoLeader.into());
+        }
+        Ok(status)
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "the field it goes into is optional on the wire")]
+    pub(crate) fn header(&self, revision: Revision) -> Option<ResponseHeader> {
+        Some(header(&self.front.status(), revision))
+    }
+
+    /// A share of the answer budget, waited for.
+    pub(crate) async fn charge(&self, bytes: u64) -> Result<Charge, Fault> {
+        if bytes <= SMALL_ANSWER_BYTES {
+            return Ok(Charge::default());
+        }
+        match tokio::time::timeout(BUDGET_WAIT, self.surface.budget().take(bytes)).await {
+            Ok(permit) => Ok(Charge(Some(Arc::new(permit)))),
+            Err(_) => Err(Refusal::TooManyRequests.into()),
+        }
+    }
+
+    /// Reads from a view: in place, or beside the worker if about so many bytes will come.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        view: Arc<View<F::Reader>>,
+        bytes: u64,
+        read: impl FnOnce(&View<F::Reader>) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Fault> {
+        if bytes <= INLINE_ANSWER_BYTES {
+            return Ok(read(&view)?);
+        }
+        match tokio::task::spawn_blocking(move || read(&view)).await {
+            Ok(result) => Ok(result?),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(Refusal::Stopped.into()),
+        }
+    }
+}
+
+/// Of the member that answers (etcd API, `ResponseHeader`).
+pub(crate) fn header(status: &Status, revision: Revision) -> ResponseHeader {
+    ResponseHeader { cluster_id: status.cluster.0, member_id: status.raft.member.0, revision: revision.0, raft_term: status.raft.term.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_digits_and_a_unit() {
+        assert_eq!(parse_timeout(b"5S"), Some(Duration::from_secs(5)));
+        assert_eq!(parse_timeout(b"250m"), Some(Duration::from_millis(250)));
+        assert_eq!(parse_timeout(b"99999999H"), Some(Duration::from_secs(99_999_999 * 3_600)));
+        for wrong in [b"".as_slice(), b"S", b"5", b"5s", b"-5S", b"123456789S"] {
+            assert_eq!(parse_timeout(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn has_leader_means_exactly_true() {
+        let call = |value: &'static [u8]| Call::new(|name| (name == "hasleader").then_some(value), Source::Grpc).expect("valid");
+        assert!(call(b"true").context.require_leader);
+        assert!(!call(b"1").context.require_leader);
+    }
+
+    #[test]
+    fn a_client_version_that_is_not_utf8_is_refused() {
+        let result = Call::new(|name| (name == "client-api-version").then_some(b"\xff".as_slice()), Source::Grpc);
+        assert_eq!(result.expect_err("refused"), Fault::InvalidClientApiVersion);
+    }
+}

@@ -1,0 +1,153 @@
+//! What all mounts of one process share: options, the budget for answers, and counters.
+
+use prometheus_client::{metrics::counter::Counter, registry::Registry};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// What etcd release this process is compatible with, in integers and dots only: clients parse them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Versions {
+    pub server: String,
+    pub cluster: String,
+    pub storage: String,
+}
+
+impl Default for Versions {
+    fn default() -> Self {
+        Self { server: "3.7.1".into(), cluster: "3.7.0".into(), storage: "3.7.0".into() }
+    }
+}
+
+/// How the surfaces behave. The defaults are etcd's where it has the option.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Bytes of one request (`--max-request-bytes`); a gRPC message or JSON body may be [`RECEIVE_OVERHEAD_BYTES`] larger.
+    pub max_request_bytes: usize,
+    /// Operations of one txn (`--max-txn-ops`).
+    pub max_txn_ops: usize,
+    /// A stream with `hasleader` ends once its member has been without a leader for three of these.
+    pub election_timeout: Duration,
+    /// Bytes of key-values that all answers being sent may hold together; a range that does not fit waits.
+    pub answer_bytes: usize,
+    /// Whether `/v3/` is served (`--enable-grpc-gateway`).
+    pub gateway: bool,
+    pub versions: Versions,
+}
+
+/// What a request may take on the wire above its own bound.
+pub const RECEIVE_OVERHEAD_BYTES: usize = 512 << 10;
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            max_request_bytes: 1_536 << 10,
+            max_txn_ops: 128,
+            election_timeout: Duration::from_secs(1),
+            answer_bytes: 256 << 20,
+            gateway: true,
+            versions: Versions::default(),
+        }
+    }
+}
+
+impl Options {
+    /// The largest message that is read at all.
+    #[must_use]
+    pub const fn receive_bytes(&self) -> usize {
+        self.max_request_bytes.saturating_add(RECEIVE_OVERHEAD_BYTES)
+    }
+}
+
+/// Shared by all mounts; cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Surface(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    options: Options,
+    counters: Counters,
+    registry: Registry,
+    budget: Budget,
+}
+
+impl Surface {
+    /// `registry` may hold metrics of the host, under their whole names; the surfaces add theirs, and `/metrics` shows them all.
+    #[must_use]
+    pub fn new(options: Options, mut registry: Registry) -> Self {
+        let counters = Counters::register(&mut registry);
+        let budget = Budget::new(options.answer_bytes);
+        Self(Arc::new(Shared { options, counters, registry, budget }))
+    }
+
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.0.options
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.0.counters
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.0.budget
+    }
+}
+
+/// Bytes that answers may hold; the unit is KiB so that a count fits the semaphore.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    free: Arc<Semaphore>,
+    total: u32,
+}
+
+impl Budget {
+    fn new(bytes: usize) -> Self {
+        let total = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).clamp(1, u32::MAX >> 3);
+        Self { free: Arc::new(Semaphore::new(total as usize)), total }
+    }
+
+    /// Waits for room. An answer larger than the whole budget waits until it is alone.
+    pub(crate) async fn take(&self, bytes: u64) -> OwnedSemaphorePermit {
+        let share = u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX).min(self.total);
+        Arc::clone(&self.free).acquire_many_owned(share).await.expect("the budget is never closed")
+    }
+}
+
+/// What the surfaces count, under etcd's names.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub health_success: Counter,
+    pub health_failure: Counter,
+}
+
+impl Counters {
+    fn register(registry: &mut Registry) -> Self {
+        let counters = Self::default();
+        let mut add = |name: &str, help: &str, counter: &Counter| registry.register(name, help, counter.clone());
+        add("etcd_server_health_success", "Successful health checks", &counters.health_success);
+        add("etcd_server_health_failures", "Failed health checks", &counters.health_failure);
+        counters
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    #[test]
+    fn an_answer_waits_for_room_and_a_huge_one_to_be_alone() {
+        let budget = Budget::new(8 << 10);
+        let small = budget.take(1 << 10).now_or_never().expect("fits");
+        assert!(budget.take(8 << 10).now_or_never().is_none(), "would hold more than the budget");
+        drop(small);
+        let huge = budget.take(1 << 40).now_or_never().expect("alone");
+        assert!(budget.take(1).now_or_never().is_none());
+        drop(huge);
+        assert!(budget.take(1).now_or_never().is_some());
+    }
+}

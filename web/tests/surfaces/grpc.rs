@@ -1,0 +1,456 @@
+//! Calls as generated clients make them, through everything but sockets; and some through a socket.
+
+use crate::local::{CLUSTER, Local, MEMBER};
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
+use prometheus_client::registry::Registry;
+use quorate_core::command::Refusal;
+use quorate_web::{
+    Options, Surface, grpc_routes,
+    proto::{
+        etcdserverpb::{
+            self as pb, cluster_client::ClusterClient, compare::TargetUnion, kv_client::KvClient, maintenance_client::MaintenanceClient,
+            request_op::Request as Op, response_op::Response as OpAnswer, watch_client::WatchClient, watch_request::RequestUnion,
+        },
+        health::{HealthCheckRequest, health_client::HealthClient},
+    },
+};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Streaming, service::Routes};
+
+fn routes(local: &Local) -> Routes {
+    let options = Options { election_timeout: Duration::from_millis(10), ..Options::default() };
+    grpc_routes(local.clone(), &Surface::new(options, Registry::default()))
+}
+
+fn kv(local: &Local) -> KvClient<Routes> {
+    KvClient::new(routes(local)).max_decoding_message_size(usize::MAX)
+}
+
+fn put(key: &str, value: &str) -> pb::PutRequest {
+    pb::PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..Default::default() }
+}
+
+fn prefix_range() -> pb::RangeRequest {
+    pb::RangeRequest { key: Bytes::from_static(b"\0"), range_end: Bytes::from_static(b"\0"), ..Default::default() }
+}
+
+fn op(op: Op) -> pb::RequestOp {
+    pb::RequestOp { request: Some(op) }
+}
+
+#[tokio::test]
+async fn a_put_is_read_back_under_a_whole_header() {
+    let mut kv = kv(&Local::new());
+    let answer = kv.put(put("k", "v")).await.expect("put").into_inner();
+    let header = pb::ResponseHeader { cluster_id: CLUSTER.0, member_id: MEMBER.0, revision: 2, raft_term: 2 };
+    assert_eq!(answer, pb::PutResponse { header: Some(header), prev_kv: None });
+
+    let answer = kv.put(pb::PutRequest { prev_kv: true, ..put("k", "w") }).await.expect("put").into_inner();
+    let previous = answer.prev_kv.expect("there was one");
+    assert_eq!((previous.value.as_ref(), previous.mod_revision, previous.version), (b"v".as_slice(), 2, 1));
+
+    let answer = kv.range(pb::RangeRequest { key: "k".into(), ..Default::default() }).await.expect("range").into_inner();
+    assert_eq!((answer.count, answer.more, answer.header.expect("set").revision), (1, false, 3));
+    assert_eq!((answer.kvs[0].value.as_ref(), answer.kvs[0].create_revision, answer.kvs[0].version), (b"w".as_slice(), 2, 2));
+}
+
+#[tokio::test]
+async fn a_txn_answers_each_op_with_a_header_of_the_revision_alone() {
+    let mut kv = kv(&Local::new());
+    kv.put(put("k", "v")).await.expect("put");
+    let compare =
+        pb::Compare { result: 0, target: 2, key: "k".into(), target_union: Some(TargetUnion::ModRevision(2)), ..Default::default() };
+    let success = vec![op(Op::RequestPut(put("k", "w"))), op(Op::RequestRange(prefix_range()))];
+    let answer = kv.txn(pb::TxnRequest { compare: vec![compare], success, failure: vec![] }).await.expect("txn").into_inner();
+    assert!(answer.succeeded);
+    assert_eq!(answer.header.expect("set").revision, 3);
+    let Some(OpAnswer::ResponseRange(range)) = &answer.responses[1].response else { panic!("{answer:?}") };
+    assert_eq!(range.header, Some(pb::ResponseHeader { revision: 3, ..Default::default() }));
+    assert_eq!(range.kvs[0].value.as_ref(), b"w");
+}
+
+#[tokio::test]
+async fn a_txn_of_no_ops_asks_no_quorum_and_one_with_a_range_does() {
+    let local = Local::new();
+    local.refuse(Refusal::NoLeader);
+    let mut kv = kv(&local);
+    let answer = kv.txn(pb::TxnRequest::default()).await.expect("served").into_inner();
+    assert!(answer.succeeded);
+    let txn = |serializable| pb::TxnRequest {
+        success: vec![op(Op::RequestRange(pb::RangeRequest { serializable, ..prefix_range() }))],
+        ..Default::default()
+    };
+    kv.txn(txn(true)).await.expect("served locally");
+    assert_eq!(kv.txn(txn(false)).await.expect_err("refused").message(), "etcdserver: no leader");
+}
+
+async fn txn_error(txn: pb::TxnRequest) -> String {
+    kv(&Local::new()).txn(txn).await.expect_err("refused").message().to_owned()
+}
+
+#[tokio::test]
+async fn a_txn_is_refused_for_what_etcd_would_meet_first() {
+    let empty = || pb::RequestOp { request: None };
+    let unsorted = || op(Op::RequestRange(pb::RangeRequest { sort_order: 9, ..prefix_range() }));
+    let good = || op(Op::RequestPut(put("k", "v")));
+    let keyless = || op(Op::RequestPut(put("", "v")));
+    let of = |success: Vec<pb::RequestOp>| pb::TxnRequest { success, ..Default::default() };
+    assert_eq!(txn_error(of(vec![empty(), keyless()])).await, "etcdserver: key not found");
+    assert_eq!(txn_error(of(vec![keyless(), empty()])).await, "etcdserver: key is not provided");
+    assert_eq!(txn_error(of(vec![unsorted(), keyless()])).await, "etcdserver: invalid sort option");
+    assert_eq!(txn_error(of(vec![good(), good()])).await, "etcdserver: duplicate key given in txn request");
+    assert_eq!(txn_error(of(vec![good(), good(), empty()])).await, "etcdserver: key not found");
+    assert_eq!(txn_error(of((0..129).map(|_| empty()).collect())).await, "etcdserver: too many operations in txn request");
+    let nested = op(Op::RequestTxn(of(vec![keyless()])));
+    assert_eq!(txn_error(of(vec![nested, empty()])).await, "etcdserver: key is not provided");
+    let compare = pb::Compare { result: 7, key: "k".into(), ..Default::default() };
+    assert_eq!(
+        txn_error(pb::TxnRequest { compare: vec![compare], ..Default::default() }).await,
+        "etcdserver: unknown result or target in compare"
+    );
+}
+
+#[tokio::test]
+async fn a_range_tells_compacted_and_future_revisions_apart() {
+    let mut kv = kv(&Local::new());
+    for value in ["1", "2", "3"] {
+        kv.put(put("k", value)).await.expect("put");
+    }
+    let answer = kv.compact(pb::CompactionRequest { revision: 3, physical: true }).await.expect("compacted").into_inner();
+    assert_eq!(answer.header.expect("set").revision, 4);
+    let mut at =
+        async |revision| kv.range(pb::RangeRequest { revision, ..prefix_range() }).await.map(|a| a.into_inner().kvs[0].value.clone());
+    assert_eq!(at(3).await.expect("readable").as_ref(), b"2");
+    let error = at(2).await.expect_err("gone");
+    assert_eq!((error.code(), error.message()), (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted"));
+    let error = at(5).await.expect_err("not yet");
+    assert_eq!((error.code(), error.message()), (Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision"));
+}
+
+/// Keys that make several chunks, each too large for the server to encode the next one ahead.
+async fn fill(local: &Local, count: usize) {
+    let mut kv = kv(local);
+    for key in 0..count {
+        kv.put(put(&format!("key-{key:04}"), &"value".repeat(1_000))).await.expect("put");
+    }
+}
+
+async fn collect(local: &Local, request: pb::RangeRequest) -> Vec<pb::RangeResponse> {
+    let chunks = kv(local).range_stream(request).await.expect("served").into_inner();
+    chunks.map(|chunk| chunk.expect("chunk").range_response.expect("set")).collect().await
+}
+
+#[tokio::test]
+async fn the_chunks_of_a_range_stream_add_up_to_the_range() {
+    let local = Local::new();
+    fill(&local, 100).await;
+    for limit in [0, 1, 10, 37, 99, 100, 101] {
+        let request = pb::RangeRequest { limit, ..prefix_range() };
+        let whole = kv(&local).range(request.clone()).await.expect("range").into_inner();
+        let chunks = collect(&local, request).await;
+        let (last, before) = chunks.split_last().expect("at least one");
+        assert!(before.iter().all(|chunk| chunk.header.is_none() && !chunk.more && chunk.count == 0), "limit {limit}");
+        let kvs: Vec<_> = chunks.iter().flat_map(|chunk| chunk.kvs.clone()).collect();
+        assert_eq!(pb::RangeResponse { kvs, ..last.clone() }, whole, "limit {limit}");
+    }
+    assert!(collect(&local, prefix_range()).await.len() > 2, "was to make several chunks");
+    let counted = collect(&local, pb::RangeRequest { count_only: true, ..prefix_range() }).await;
+    assert_eq!((counted.len(), counted[0].count, counted[0].kvs.len()), (1, 100, 0));
+    let nothing = collect(&local, pb::RangeRequest { key: "none".into(), ..Default::default() }).await;
+    assert_eq!((nothing.len(), nothing[0].count), (1, 0));
+    assert!(nothing[0].header.is_some());
+}
+
+#[tokio::test]
+async fn a_range_stream_keeps_its_revision_and_ends_when_that_is_compacted() {
+    let local = Local::new();
+    fill(&local, 100).await;
+    let mut chunks = kv(&local).range_stream(prefix_range()).await.expect("served").into_inner();
+    chunks.next().await.expect("a chunk").expect("served");
+    kv(&local).put(put("key-9999", "late")).await.expect("put");
+    kv(&local).compact(pb::CompactionRequest { revision: 102, physical: false }).await.expect("compacted");
+    let rest: Vec<_> = chunks.collect().await;
+    let error = rest.last().expect("an end").as_ref().expect_err("compacted");
+    assert_eq!((error.code(), error.message()), (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted"));
+
+    let mut chunks = kv(&local).range_stream(prefix_range()).await.expect("served").into_inner();
+    let mut keys = chunks.next().await.expect("a chunk").expect("served").range_response.expect("set").kvs.len();
+    kv(&local).put(put("key-99999", "later")).await.expect("put");
+    while let Some(chunk) = chunks.next().await {
+        keys += chunk.expect("served").range_response.expect("set").kvs.len();
+    }
+    assert_eq!(keys, 101, "the write made meanwhile is not seen");
+}
+
+#[tokio::test]
+async fn a_range_stream_neither_sorts_nor_filters() {
+    let mut kv = kv(&Local::new());
+    let error = kv.range_stream(pb::RangeRequest { sort_target: 3, ..prefix_range() }).await.expect_err("refused");
+    assert_eq!((error.code(), error.message()), (Code::Unimplemented, "RangeStream does not support custom sort orders"));
+    let error = kv.range_stream(pb::RangeRequest { min_mod_revision: 3, ..prefix_range() }).await.expect_err("refused");
+    assert_eq!((error.code(), error.message()), (Code::Unimplemented, "RangeStream does not support revision filters"));
+}
+
+#[tokio::test]
+async fn a_request_above_its_limit_and_one_above_the_receive_limit_are_told_apart() {
+    let mut kv = kv(&Local::new()).max_encoding_message_size(usize::MAX);
+    let of = |bytes: usize| pb::PutRequest { key: "k".into(), value: vec![b'x'; bytes].into(), ..Default::default() };
+    kv.put(of(1_500_000)).await.expect("fits");
+    let error = kv.put(of(1_600_000)).await.expect_err("refused");
+    assert_eq!((error.code(), error.message()), (Code::InvalidArgument, "etcdserver: request is too large"));
+    let error = kv.put(of(2_200_000)).await.expect_err("refused");
+    assert_eq!((error.code(), error.message()), (Code::ResourceExhausted, "grpc: received message larger than max (2200008 vs. 2097152)"));
+}
+
+#[tokio::test]
+async fn without_a_leader_a_call_that_requires_one_fails_at_once() {
+    let local = Local::new();
+    local.lose_leader();
+    let mut request = Request::new(pb::RangeRequest { serializable: true, ..prefix_range() });
+    kv(&local).range(pb::RangeRequest { serializable: true, ..prefix_range() }).await.expect("no leader needed");
+    request.metadata_mut().insert("hasleader", "true".parse().expect("ascii"));
+    let error = kv(&local).range(request).await.expect_err("refused");
+    assert_eq!((error.code(), error.message()), (Code::Unavailable, "etcdserver: no leader"));
+}
+
+#[tokio::test]
+async fn a_learner_serves_its_status_and_serializable_ranges_alone() {
+    let local = Local::new();
+    local.become_learner();
+    kv(&local).range(pb::RangeRequest { serializable: true, ..prefix_range() }).await.expect("served");
+    let status = MaintenanceClient::new(routes(&local)).status(pb::StatusRequest {}).await.expect("served").into_inner();
+    assert!(status.is_learner);
+    for error in [
+        kv(&local).range(prefix_range()).await.expect_err("refused"),
+        kv(&local).put(put("", "v")).await.expect_err("refused"),
+        kv(&local).txn(pb::TxnRequest::default()).await.expect_err("refused"),
+    ] {
+        assert_eq!((error.code(), error.message()), (Code::FailedPrecondition, "etcdserver: rpc not supported for learner"));
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_served_says_so() {
+    let local = Local::new();
+    let error =
+        pb::lease_client::LeaseClient::new(routes(&local)).lease_grant(pb::LeaseGrantRequest::default()).await.expect_err("refused");
+    assert_eq!((error.code(), error.message()), (Code::Unimplemented, "etcdserverpb.Lease/LeaseGrant is not served by this release"));
+    let error = ClusterClient::new(routes(&local)).member_add(pb::MemberAddRequest::default()).await.expect_err("refused");
+    assert_eq!((error.code(), error.message()), (Code::Unimplemented, "MemberAdd is not served by this release"));
+}
+
+#[tokio::test]
+async fn members_have_no_revision_in_their_header() {
+    let mut cluster = ClusterClient::new(routes(&Local::new()));
+    let answer = cluster.member_list(pb::MemberListRequest { linearizable: true }).await.expect("list").into_inner();
+    assert_eq!(answer.header, Some(pb::ResponseHeader { cluster_id: CLUSTER.0, member_id: MEMBER.0, revision: 0, raft_term: 2 }));
+    assert_eq!(answer.members.iter().map(|member| member.id).collect::<Vec<_>>(), [MEMBER.0]);
+    assert_eq!(answer.members[0].peer_ur_ls, ["http://127.0.0.1:2380"]);
+}
+
+#[tokio::test]
+async fn alarms_are_raised_listed_by_kind_and_lowered() {
+    let local = Local::new();
+    let mut maintenance = MaintenanceClient::new(routes(&local));
+    let mut alarm = async |action, member_id, alarm| {
+        maintenance.alarm(pb::AlarmRequest { action, member_id, alarm }).await.expect("served").into_inner().alarms
+    };
+    let raised = pb::AlarmMember { member_id: 7, alarm: 1 };
+    assert_eq!(alarm(1, 7, 1).await, [raised]);
+    assert_eq!(alarm(1, 7, 0).await, [], "no kind, no change");
+    assert_eq!(alarm(0, 99, 0).await, [raised], "the member does not matter");
+    assert_eq!(alarm(0, 0, 2).await, []);
+    let status = MaintenanceClient::new(routes(&local)).status(pb::StatusRequest {}).await.expect("status").into_inner();
+    assert_eq!(status.errors, ["memberID:7 alarm:NOSPACE"]);
+    let error = kv(&local).put(put("k", "v")).await.expect_err("no space");
+    assert_eq!((error.code(), error.message()), (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"));
+    assert_eq!(alarm(2, 7, 1).await, [raised]);
+    assert_eq!(alarm(2, 7, 1).await, []);
+}
+
+#[tokio::test]
+async fn status_tells_versions_sizes_and_indexes() {
+    let local = Local::new();
+    fill(&local, 3).await;
+    local.lose_leader();
+    let status = MaintenanceClient::new(routes(&local)).status(pb::StatusRequest {}).await.expect("status").into_inner();
+    assert_eq!(
+        status,
+        pb::StatusResponse {
+            header: Some(pb::ResponseHeader { cluster_id: CLUSTER.0, member_id: MEMBER.0, revision: 4, raft_term: 2 }),
+            version: "3.7.1".into(),
+            db_size: 20_480,
+            leader: 0,
+            raft_index: 3,
+            raft_term: 2,
+            raft_applied_index: 3,
+            errors: vec!["etcdserver: no leader".into()],
+            db_size_in_use: 16_384,
+            is_learner: false,
+            storage_version: "3.7.0".into(),
+            db_size_quota: 2 << 30,
+            downgrade_info: Some(pb::DowngradeInfo::default()),
+        }
+    );
+}
+
+#[tokio::test]
+async fn leadership_moves_and_defragmenting_has_nothing_to_do() {
+    let local = Local::new();
+    let mut maintenance = MaintenanceClient::new(routes(&local));
+    let answer = maintenance.move_leader(pb::MoveLeaderRequest { target_id: MEMBER.0 }).await.expect("moved").into_inner();
+    assert_eq!((answer.header, local.transferred()), (None, Some(MEMBER)));
+    let error = maintenance.move_leader(pb::MoveLeaderRequest { target_id: 1 }).await.expect_err("refused");
+    assert_eq!((error.code(), error.message()), (Code::FailedPrecondition, "etcdserver: bad leader transferee"));
+    assert_eq!(maintenance.defragment(pb::DefragmentRequest {}).await.expect("done").into_inner().header, None);
+}
+
+#[tokio::test]
+async fn a_hash_speaks_of_its_revision() {
+    let local = Local::new();
+    fill(&local, 3).await;
+    let mut maintenance = MaintenanceClient::new(routes(&local));
+    let newest = maintenance.hash_kv(pb::HashKvRequest { revision: 0 }).await.expect("hash").into_inner();
+    assert_eq!((newest.hash_revision, newest.compact_revision, newest.header.expect("set").revision), (4, -1, 4));
+    let earlier = maintenance.hash_kv(pb::HashKvRequest { revision: 3 }).await.expect("hash").into_inner();
+    assert_ne!(earlier.hash, newest.hash);
+    assert_eq!(maintenance.hash_kv(pb::HashKvRequest { revision: 5 }).await.expect_err("future").code(), Code::OutOfRange);
+}
+
+#[tokio::test]
+async fn health_knows_the_member_and_nothing_else() {
+    let mut health = HealthClient::new(routes(&Local::new()));
+    assert_eq!(health.check(HealthCheckRequest::default()).await.expect("serves").into_inner().status, 1);
+    let unknown = HealthCheckRequest { service: "x".into() };
+    assert_eq!(health.check(unknown.clone()).await.expect_err("unknown").code(), Code::NotFound);
+    let mut states = health.watch(unknown).await.expect("stream").into_inner();
+    assert_eq!(states.next().await.expect("one").expect("told").status, 3);
+}
+
+/// A watch stream seen from its client.
+struct Watching {
+    requests: mpsc::Sender<pb::WatchRequest>,
+    answers: Streaming<pb::WatchResponse>,
+}
+
+impl Watching {
+    async fn open(local: &Local, has_leader: bool) -> Self {
+        let (requests, receiver) = mpsc::channel(16);
+        let mut request = Request::new(ReceiverStream::new(receiver));
+        if has_leader {
+            request.metadata_mut().insert("hasleader", "true".parse().expect("ascii"));
+        }
+        let answers = WatchClient::new(routes(local)).watch(request).await.expect("opened").into_inner();
+        Self { requests, answers }
+    }
+
+    async fn ask(&self, union: RequestUnion) {
+        self.requests.send(pb::WatchRequest { request_union: Some(union) }).await.expect("the stream is open");
+    }
+
+    async fn create(&mut self, request: pb::WatchCreateRequest) -> pb::WatchResponse {
+        self.ask(RequestUnion::CreateRequest(request)).await;
+        self.answer().await
+    }
+
+    async fn answer(&mut self) -> pb::WatchResponse {
+        self.answers.next().await.expect("open").expect("served")
+    }
+}
+
+fn whole() -> pb::WatchCreateRequest {
+    pb::WatchCreateRequest { range_end: Bytes::from_static(b"\0"), ..Default::default() }
+}
+
+#[tokio::test]
+async fn a_watch_tells_of_changes_with_what_was_before() {
+    let local = Local::new();
+    let mut watching = Watching::open(&local, true).await;
+    let created = watching.create(pb::WatchCreateRequest { prev_kv: true, ..whole() }).await;
+    assert_eq!((created.watch_id, created.created, created.header.expect("set").revision), (0, true, 1));
+    kv(&local).put(put("k", "v")).await.expect("put");
+    kv(&local).delete_range(pb::DeleteRangeRequest { key: "k".into(), ..Default::default() }).await.expect("deleted");
+    let first = watching.answer().await;
+    assert_eq!((first.header.expect("set").revision, first.events[0].r#type, first.events[0].prev_kv.is_none()), (2, 0, true));
+    let second = watching.answer().await;
+    let event = &second.events[0];
+    let (now, before) = (event.kv.as_ref().expect("set"), event.prev_kv.as_ref().expect("set"));
+    assert_eq!((event.r#type, now.mod_revision, now.create_revision), (1, 3, 0));
+    assert_eq!(before.value.as_ref(), b"v");
+    watching.ask(RequestUnion::ProgressRequest(pb::WatchProgressRequest {})).await;
+    let progress = watching.answer().await;
+    assert_eq!((progress.watch_id, progress.header.expect("set").revision, progress.events.len()), (-1, 3, 0));
+    assert!(local.drained() > 0, "responses that left are reported");
+    watching.ask(RequestUnion::CancelRequest(pb::WatchCancelRequest { watch_id: 0 })).await;
+    let canceled = watching.answer().await;
+    assert_eq!((canceled.canceled, canceled.cancel_reason.as_str(), canceled.compact_revision), (true, "", 0));
+}
+
+#[tokio::test]
+async fn a_watch_that_cannot_be_says_why_and_its_stream_lives_on() {
+    let local = Local::new();
+    fill(&local, 3).await;
+    kv(&local).compact(pb::CompactionRequest { revision: 3, physical: false }).await.expect("compacted");
+    let mut watching = Watching::open(&local, false).await;
+    let refused = watching.create(pb::WatchCreateRequest { key: "b".into(), range_end: "a".into(), ..Default::default() }).await;
+    assert_eq!((refused.watch_id, refused.created, refused.canceled), (-1, true, true));
+    assert_eq!(refused.cancel_reason, "mvcc: watcher range is empty");
+    let created = watching.create(pb::WatchCreateRequest { start_revision: 2, ..whole() }).await;
+    assert_eq!((created.watch_id, created.created, created.canceled), (0, true, false));
+    let compacted = watching.answer().await;
+    assert_eq!((compacted.watch_id, compacted.canceled, compacted.compact_revision), (0, true, 3));
+    assert_eq!((compacted.header.expect("set").revision, compacted.cancel_reason.as_str()), (0, ""));
+}
+
+#[tokio::test]
+async fn a_stream_that_requires_a_leader_ends_without_one_and_another_does_not() {
+    let local = Local::new();
+    let mut requiring = Watching::open(&local, true).await;
+    let mut content = Watching::open(&local, false).await;
+    requiring.create(whole()).await;
+    content.create(whole()).await;
+    local.lose_leader();
+    let error = requiring.answers.next().await.expect("an end").expect_err("no leader");
+    assert_eq!((error.code(), error.message()), (Code::Unavailable, "etcdserver: no leader"));
+    kv(&local).put(put("k", "v")).await.expect("put");
+    assert_eq!(content.answer().await.events.len(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_asks_once_and_then_only_listens_is_served() {
+    let local = Local::new();
+    let request = pb::WatchRequest { request_union: Some(RequestUnion::CreateRequest(whole())) };
+    let mut answers = WatchClient::new(routes(&local)).watch(stream::iter([request])).await.expect("opened").into_inner();
+    assert!(answers.next().await.expect("open").expect("served").created);
+    kv(&local).put(put("k", "v")).await.expect("put");
+    assert_eq!(answers.next().await.expect("open").expect("served").events.len(), 1);
+}
+
+#[tokio::test]
+async fn large_answers_come_whole_through_a_socket_and_give_their_budget_back() {
+    let local = Local::new();
+    let options = Options { answer_bytes: 4 << 20, ..Options::default() };
+    let surface = Surface::new(options, Registry::default());
+    let incoming = tonic::transport::server::TcpIncoming::bind("127.0.0.1:0".parse().expect("address")).expect("bound");
+    let address = incoming.local_addr().expect("bound");
+    let server = tonic::transport::Server::builder().add_routes(grpc_routes(local.clone(), &surface));
+    let serving = tokio::spawn(server.serve_with_incoming(incoming));
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{address}")).expect("uri").connect().await.expect("connected");
+    let mut kv = KvClient::new(channel).max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX);
+    let value = vec![b'x'; 1 << 20];
+    for key in ["a", "b", "c"] {
+        kv.put(pb::PutRequest { key: key.into(), value: value.clone().into(), ..Default::default() }).await.expect("put");
+    }
+    // Each takes three of the four MiB, so they can only go through one after the other.
+    let ranges = (0..4).map(|_| {
+        let mut kv = kv.clone();
+        async move { kv.range(prefix_range()).await.expect("range").into_inner() }
+    });
+    for answer in futures::future::join_all(ranges).await {
+        assert_eq!(answer.kvs.iter().map(|kv| kv.value.len()).collect::<Vec<_>>(), [1 << 20; 3]);
+    }
+    serving.abort();
+}

@@ -1,0 +1,241 @@
+//! HTTP through actix's handlers, without sockets.
+
+use crate::local::Local;
+use actix_web::{
+    App,
+    body::MessageBody as _,
+    http::{Method, StatusCode},
+    test::{self, TestRequest},
+};
+use prometheus_client::registry::Registry;
+use quorate_core::command::Refusal;
+use quorate_web::{Options, Surface, configure_http};
+use serde_json::{Value, json};
+
+async fn send(local: &Local, request: TestRequest) -> (StatusCode, String) {
+    let surface = Surface::new(Options::default(), Registry::default());
+    let app = test::init_service(App::new().configure(configure_http(local.clone(), &surface))).await;
+    let response = test::call_service(&app, request.to_request()).await;
+    let status = response.status();
+    let body = test::read_body(response).await;
+    (status, String::from_utf8(body.to_vec()).expect("text"))
+}
+
+async fn post(local: &Local, path: &str, body: &str) -> (u16, Value) {
+    let (status, body) = send(local, TestRequest::post().uri(path).set_payload(body.to_owned())).await;
+    (status.as_u16(), serde_json::from_str(&body).unwrap_or_else(|_| panic!("not JSON: {body}")))
+}
+
+async fn get(local: &Local, path: &str) -> (u16, String) {
+    let (status, body) = send(local, TestRequest::get().uri(path)).await;
+    (status.as_u16(), body)
+}
+
+#[actix_web::test]
+async fn json_keeps_its_names_and_leaves_out_what_is_default() {
+    let local = Local::new();
+    let header = |revision: &str| json!({"cluster_id": "14841639068965178418", "member_id": "10276657743932975437", "revision": revision, "raft_term": "2"});
+    let answer = post(&local, "/v3/kv/put", r#"{"key": "Zm9v", "value": "YmFy"}"#).await;
+    assert_eq!(answer, (200, json!({ "header": header("2") })));
+    let answer = post(&local, "/v3/kv/range", r#"{"key": "Zm9v"}"#).await;
+    let kv = json!({"key": "Zm9v", "create_revision": "2", "mod_revision": "2", "version": "1", "value": "YmFy"});
+    assert_eq!(answer, (200, json!({ "header": header("2"), "kvs": [kv], "count": "1" })));
+    let answer = post(&local, "/v3/kv/deleterange", r#"{"key": "Zm9v", "prevKv": true}"#).await;
+    assert_eq!(answer, (200, json!({ "header": header("3"), "deleted": "1", "prev_kvs": [kv] })));
+    let answer = post(&local, "/v3beta/kv/compaction", r#"{"revision": "3"}"#).await;
+    assert_eq!(answer, (200, json!({ "header": header("3") })));
+}
+
+#[actix_web::test]
+async fn json_is_read_in_all_its_forms() {
+    let local = Local::new();
+    for body in [
+        r#"{"key": "Zm9v", "range_end": "AA==", "sort_order": "DESCEND", "limit": "3"}"#,
+        r#"{"key": "Zm9v", "rangeEnd": "AA==", "sortOrder": 2, "limit": 3, "whatever": {"is": "unknown"}}"#,
+        r#"{"key": "-_8", "count_only": true}"#,
+    ] {
+        let (status, answer) = post(&local, "/v3/kv/range", body).await;
+        assert_eq!((status, answer["header"]["revision"].as_str()), (200, Some("1")), "{body}");
+    }
+}
+
+#[actix_web::test]
+async fn a_txn_takes_both_spellings_and_answers_by_field_name() {
+    let local = Local::new();
+    let body = r#"{"compare": [{"target": "CREATE", "key": "Zm9v", "createRevision": "0"}],
+        "success": [{"requestPut": {"key": "Zm9v", "value": "YmFy"}}, {"request_range": {"key": "Zm9v"}}]}"#;
+    let (status, answer) = post(&local, "/v3/kv/txn", body).await;
+    assert_eq!((status, &answer["succeeded"]), (200, &json!(true)));
+    assert_eq!(answer["responses"][0], json!({"response_put": {"header": {"revision": "2"}}}));
+    assert_eq!(answer["responses"][1]["response_range"]["count"], "1");
+    let (status, answer) = post(&local, "/v3/kv/txn", r#"{"success": [{"RequestPut": {"key": "Zm9v"}}]}"#).await;
+    assert_eq!((status, answer), (400, json!({"code": 3, "message": "etcdserver: key not found"})));
+}
+
+#[actix_web::test]
+async fn errors_have_code_and_message_and_the_status_for_them() {
+    let local = Local::new();
+    assert_eq!(post(&local, "/v3/kv/range", "").await, (400, json!({"code": 3, "message": "etcdserver: key is not provided"})));
+    let (status, answer) = post(&local, "/v3/kv/put", r#"{"key": "not base64!"}"#).await;
+    assert_eq!((status, &answer["code"]), (400, &json!(3)));
+    let (status, answer) = post(&local, "/v3/kv/put", r#"{"key": "#).await;
+    assert_eq!((status, &answer["code"]), (400, &json!(3)));
+    assert_eq!(post(&local, "/v3/no/such", "{}").await, (404, json!({"code": 5, "message": "Not Found"})));
+    let (status, body) = get(&local, "/v3/kv/range").await;
+    assert_eq!((status, body.as_str()), (501, r#"{"code":12,"message":"Method Not Allowed"}"#));
+    let (status, answer) = post(&local, "/v3/lease/grant", "{}").await;
+    assert_eq!((status, &answer["code"]), (501, &json!(12)));
+    local.refuse(Refusal::NoLeader);
+    let answer = post(&local, "/v3/kv/put", r#"{"key": "Zm9v"}"#).await;
+    assert_eq!(answer, (503, json!({"code": 14, "message": "etcdserver: no leader"})));
+    local.refuse(Refusal::TooManyRequests);
+    let answer = post(&local, "/v3/kv/put", r#"{"key": "Zm9v"}"#).await;
+    assert_eq!(answer, (500, json!({"code": 2, "message": "etcdserver: too many requests"})));
+}
+
+#[actix_web::test]
+async fn a_body_above_the_receive_limit_is_not_read() {
+    let body = format!(r#"{{"key": "Zm9v", "value": "{}"}}"#, "A".repeat(3 << 20));
+    let (status, answer) = post(&Local::new(), "/v3/kv/put", &body).await;
+    assert_eq!((status, &answer["code"]), (429, &json!(8)));
+    assert_eq!(answer["message"], "grpc: received message larger than max (2359306 vs. 2097152)");
+    let endless = format!(r#"{{"x": "{}"}}"#, "A".repeat(5 << 20));
+    let (status, answer) = post(&Local::new(), "/v3/kv/put", &endless).await;
+    assert_eq!((status, &answer["code"]), (429, &json!(8)));
+}
+
+#[actix_web::test]
+async fn maintenance_and_members_are_served() {
+    let local = Local::new();
+    assert_eq!(post(&local, "/v3/maintenance/defragment", "{}").await, (200, json!({})));
+    let (_, answer) = post(&local, "/v3/cluster/member/list", "{}").await;
+    assert_eq!(answer["members"][0], json!({"ID": "10276657743932975437", "peerURLs": ["http://127.0.0.1:2380"]}));
+    let (_, answer) = post(&local, "/v3/maintenance/status", "{}").await;
+    assert_eq!((&answer["version"], &answer["dbSize"], &answer["downgradeInfo"]), (&json!("3.7.1"), &json!("20480"), &json!({})));
+    let (_, answer) = post(&local, "/v3/maintenance/hashkv", "{}").await;
+    assert!(answer["hash"].is_number() && answer["compact_revision"] == "-1", "{answer}");
+    let (_, answer) = post(&local, "/v3/maintenance/alarm", r#"{"action": "ACTIVATE", "memberID": "5", "alarm": "NOSPACE"}"#).await;
+    assert_eq!(answer["alarms"], json!([{"memberID": "5", "alarm": "NOSPACE"}]));
+    let (status, answer) = post(&local, "/v3/maintenance/transfer-leadership", r#"{"targetID": "5"}"#).await;
+    assert_eq!((status, answer), (400, json!({"code": 9, "message": "etcdserver: bad leader transferee"})));
+}
+
+#[actix_web::test]
+async fn a_watch_takes_several_requests_in_one_body_and_answers_in_lines() {
+    let local = Local::new();
+    post(&local, "/v3/kv/put", r#"{"key": "Zm9v", "value": "YmFy"}"#).await;
+    let surface = Surface::new(Options::default(), Registry::default());
+    let app = test::init_service(App::new().configure(configure_http(local.clone(), &surface))).await;
+    let body = r#"{"create_request": {"key": "Zm9v", "start_revision": "2"}} {"createRequest": {"key": "YmFy"}}
+        {"cancel_request": {"watch_id": "1"}}"#;
+    let request = TestRequest::post().uri("/v3/watch").set_payload(body).to_request();
+    let mut stream = Box::pin(test::call_service(&app, request).await.into_body());
+    let mut lines = Vec::new();
+    while lines.len() < 4 {
+        let chunk = std::future::poll_fn(|context| stream.as_mut().poll_next(context)).await.expect("open").expect("served");
+        let text = String::from_utf8(chunk.to_vec()).expect("text");
+        assert!(text.ends_with('\n'));
+        lines.extend(text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")["result"].clone()));
+    }
+    let of = |id: Option<&str>| lines.iter().filter(|line| line["watch_id"].as_str() == id).collect::<Vec<_>>();
+    let (first, second) = (of(None), of(Some("1")));
+    assert_eq!((first.len(), &first[0]["created"]), (2, &json!(true)));
+    let kv = json!({"key": "Zm9v", "create_revision": "2", "mod_revision": "2", "version": "1", "value": "YmFy"});
+    assert_eq!(first[1]["events"], json!([{ "kv": kv }]));
+    assert_eq!((&second[0]["created"], &second[1]["canceled"]), (&json!(true), &json!(true)));
+}
+
+#[actix_web::test]
+async fn a_watch_body_that_is_not_json_ends_the_stream_with_an_error() {
+    let (status, body) = send(&Local::new(), TestRequest::post().uri("/v3/watch").set_payload("{]")).await;
+    let error = &serde_json::from_str::<Value>(&body).expect("JSON")["error"];
+    assert_eq!(status, 200);
+    assert_eq!(
+        (&error["code"], &error["grpc_code"], &error["http_code"], &error["http_status"]),
+        (&json!(3), &json!(3), &json!(400), &json!("Bad Request"))
+    );
+}
+
+#[actix_web::test]
+async fn health_goes_by_alarms_leader_and_a_read() {
+    let local = Local::new();
+    assert_eq!(get(&local, "/health").await, (200, r#"{"health":"true","reason":""}"#.into()));
+    let (status, _) = send(&local, TestRequest::post().uri("/health")).await;
+    assert_eq!(status, 405);
+    local.refuse(Refusal::LeaderChanged);
+    assert_eq!(get(&local, "/health").await, (503, r#"{"health":"false","reason":"RANGE ERROR:etcdserver: leader changed"}"#.into()));
+    assert_eq!(get(&local, "/health?serializable=true").await.0, 200);
+    local.lose_leader();
+    assert_eq!(get(&local, "/health").await, (503, r#"{"health":"false","reason":"RAFT NO LEADER"}"#.into()));
+    assert_eq!(get(&local, "/health?serializable=true").await.0, 200);
+}
+
+#[actix_web::test]
+async fn an_alarm_is_unhealthy_unless_excluded_and_only_corruption_is_not_ready() {
+    let local = Local::new();
+    post(&local, "/v3/maintenance/alarm", r#"{"action": "ACTIVATE", "alarm": "NOSPACE"}"#).await;
+    assert_eq!(get(&local, "/health").await, (503, r#"{"health":"false","reason":"ALARM NOSPACE"}"#.into()));
+    assert_eq!(get(&local, "/health?exclude=NOSPACE").await.0, 200);
+    assert_eq!(get(&local, "/readyz").await, (200, "ok\n".into()));
+    post(&local, "/v3/maintenance/alarm", r#"{"action": "ACTIVATE", "alarm": "CORRUPT"}"#).await;
+    assert_eq!(get(&local, "/health?exclude=NOSPACE").await, (503, r#"{"health":"false","reason":"ALARM CORRUPT"}"#.into()));
+    assert_eq!(get(&local, "/health?exclude=NOSPACE&exclude=CORRUPT&exclude=X").await.0, 200);
+    let (status, body) = get(&local, "/readyz").await;
+    assert_eq!((status, body.lines().next()), (503, Some("[-]data_corruption failed: alarm activated: CORRUPT")));
+    assert_eq!(get(&local, "/livez").await.0, 200);
+}
+
+#[actix_web::test]
+async fn ready_lists_its_checks_when_asked_or_when_one_fails() {
+    let local = Local::new();
+    let lines = "[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\n[+]non_learner ok\nok\n";
+    assert_eq!(get(&local, "/readyz?verbose").await, (200, lines.into()));
+    assert_eq!(get(&local, "/livez?verbose=true").await, (200, "[+]serializable_read ok\nok\n".into()));
+    local.refuse(Refusal::LeaderChanged);
+    let (status, body) = get(&local, "/readyz").await;
+    assert_eq!((status, body.lines().nth(2)), (503, Some("[-]linearizable_read failed: etcdserver: leader changed")));
+    assert_eq!(get(&local, "/readyz?exclude=linearizable_read").await, (200, "ok\n".into()));
+    assert_eq!(get(&local, "/readyz/serializable_read").await, (200, "ok\n".into()));
+    assert_eq!(get(&local, "/readyz/linearizable_read").await.0, 503);
+    assert_eq!(get(&local, "/livez/serializable_read").await, (200, "ok\n".into()));
+    assert_eq!(get(&local, "/livez/non_learner").await.0, 404);
+}
+
+#[actix_web::test]
+async fn wrong_methods_are_told_which_one_is_right() {
+    let surface = Surface::new(Options::default(), Registry::default());
+    let app = test::init_service(App::new().configure(configure_http(Local::new(), &surface))).await;
+    for path in ["/health", "/livez", "/readyz", "/version", "/metrics"] {
+        let response = test::call_service(&app, TestRequest::default().method(Method::PUT).uri(path).to_request()).await;
+        assert_eq!(response.status(), 405, "{path}");
+        assert_eq!(response.headers().get("allow").expect("set"), "GET", "{path}");
+    }
+}
+
+#[actix_web::test]
+async fn versions_metrics_and_variables_agree() {
+    let local = Local::new();
+    let versions = r#"{"etcdserver":"3.7.1","etcdcluster":"3.7.0","storage":"3.7.0"}"#;
+    assert_eq!(get(&local, "/version").await, (200, versions.into()));
+    post(&local, "/v3/kv/put", r#"{"key": "Zm9v"}"#).await;
+    let (_, metrics) = get(&local, "/metrics").await;
+    for line in [
+        "# TYPE etcd_server_has_leader gauge",
+        "etcd_server_has_leader 1",
+        "etcd_server_id{server_id=\"8e9e05c52164694d\"} 1",
+        "etcd_server_version{server_version=\"3.7.1\"} 1",
+        "etcd_cluster_version{cluster_version=\"3.7\"} 1",
+        "etcd_debugging_mvcc_keys_total 1",
+        "etcd_debugging_mvcc_current_revision 2",
+        "etcd_debugging_mvcc_compact_revision -1",
+        "etcd_server_quota_backend_bytes 2147483648",
+        "# TYPE etcd_server_leader_changes_seen_total counter",
+        "etcd_server_leader_changes_seen_total 0",
+    ] {
+        assert!(metrics.lines().any(|have| have == line), "no {line} in\n{metrics}");
+    }
+    let (_, variables) = get(&local, "/debug/vars").await;
+    let variables: Value = serde_json::from_str(&variables).expect("JSON");
+    assert_eq!(variables["raft.status"]["id"], "8e9e05c52164694d");
+    assert_eq!(get(&local, "/nothing/here").await, (404, "404 page not found\n".into()));
+}

@@ -1,0 +1,6 @@
+//! The surfaces over a member without Raft: real machine, real hub, everything in this process.
+
+mod grpc;
+mod http;
+mod local;
+mod wire;
