@@ -13,7 +13,7 @@ use crate::mutant::{Mutant, planted};
 use crate::mvcc::View;
 use crate::mvcc::compaction::sweep;
 use crate::mvcc::hash::Chain;
-use crate::mvcc::store::{Store, after};
+use crate::mvcc::store::{Store, UNSWEPT, after};
 use crate::storage::{ReadFailed, StateReader, Table, WriteBatch};
 use crate::types::{Boot, CommitNumber, LogId, MemberId, RequestId, Revision, RevisionId};
 use crate::{codec, command::Alarm};
@@ -168,7 +168,7 @@ impl<R: StateReader> Machine<R> {
             // What an earlier life moved may not be synced, and what it moved from may still be there.
             moves: VecDeque::from([(CommitNumber(0), swept)]),
             sync_asked: false,
-            retired: RevisionId::default(),
+            retired: UNSWEPT,
             waiters: VecDeque::new(),
             failed: false,
             store,
@@ -386,7 +386,7 @@ impl<R: StateReader> Machine<R> {
 
     fn check_invariants(&self) {
         let floor = self.store.floor;
-        assert!(self.swept.main < floor.max(Revision(1)), "swept {} with the floor at {floor}", self.swept);
+        assert!(self.swept.main < floor || self.swept == UNSWEPT, "swept {} with the floor at {floor}", self.swept);
         assert!(self.store.swept <= self.swept, "the reader is swept to {}, the machine to {}", self.store.swept, self.swept);
         assert!(self.retired <= self.swept, "retired {} but swept only {}", self.retired, self.swept);
         assert!(self.persisted <= self.store.revision, "persisted {} of {}", self.persisted, self.store.revision);

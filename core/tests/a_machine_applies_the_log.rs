@@ -134,12 +134,12 @@ fn the_bytes_of_a_command_never_change() {
     };
     let alarm = Alarm { member: MemberId(300), kind: AlarmKind::NoSpace };
     let attributes = MemberAttributes { member: MemberId(7), name: "n".into(), client_urls: vec!["http://a".into()] };
-    insta::assert_snapshot!(of(&Command::Put(Put { lease: LeaseId(9), ..put("foo", "bar") })), @"");
-    insta::assert_snapshot!(of(&Command::DeleteRange(DeleteRange { range: key("foo"), prev_kv: true })), @"");
-    insta::assert_snapshot!(of(&Command::Txn(txn)), @"");
-    insta::assert_snapshot!(of(&Command::Compact(Compact { revision: Revision(5), physical: true })), @"");
-    insta::assert_snapshot!(of(&Command::Alarm(AlarmChange { alarm, active: true })), @"");
-    insta::assert_snapshot!(of(&Command::Publish(attributes)), @"");
+    insta::assert_snapshot!(of(&Command::Put(Put { lease: LeaseId(9), ..put("foo", "bar") })), @"0e00000008ea1a33010003666f6f0362617212000000");
+    insta::assert_snapshot!(of(&Command::DeleteRange(DeleteRange { range: key("foo"), prev_kv: true })), @"080000008ca4192e010103666f6f0001");
+    insta::assert_snapshot!(of(&Command::Txn(txn)), @"2f000000ac99bc990102050301016100020301760201010161013100000000030001000201620000000161000000000000000000000000");
+    insta::assert_snapshot!(of(&Command::Compact(Compact { revision: Revision(5), physical: true })), @"040000005951363701030a01");
+    insta::assert_snapshot!(of(&Command::Alarm(AlarmChange { alarm, active: true })), @"060000008cf7b8ed0104ac020001");
+    insta::assert_snapshot!(of(&Command::Publish(attributes)), @"0f0000006ac4db5c010507016e0108687474703a2f2f61");
 }
 
 #[test]
@@ -155,7 +155,13 @@ fn the_small_rows_never_change() {
         let row = member.store.get(Table::Meta, name.as_bytes()).unwrap().expect(name);
         rows += &format!("{name} {}\n", hex(&row));
     }
-    insta::assert_snapshot!(rows, @"");
+    insta::assert_snapshot!(rows, @r"
+format 02000000a66ca8100101
+applied 180000002f96db6c010103049eabcdd8efe48fa4de01e1eeebf6ce8ed6ef8001
+configuration 27000000e02899f10101010001020201010d687474703a2f2f613a3233383002010d687474703a2f2f623a32333830
+members 150000002c5d4ab801010101016e010d687474703a2f2f613a32333739
+alarms 040000007568aad101010101
+");
 }
 
 #[test]

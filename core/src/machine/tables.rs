@@ -3,6 +3,7 @@
 use crate::command::{Alarm, MemberAttributes};
 use crate::consensus::Configuration;
 use crate::mvcc::hash::Chain;
+use crate::mvcc::store::UNSWEPT;
 use crate::storage::{ReadFailed, StateReader, Table, WriteBatch};
 use crate::types::{LogId, MemberId, Revision, RevisionId};
 use crate::{codec, codec::FrameError};
@@ -64,7 +65,7 @@ impl Tables {
             has_format: format.is_some(),
             applied: read(reader, APPLIED)?.unwrap_or(fresh),
             floor: read(reader, FLOOR)?.unwrap_or(Revision(-1)),
-            swept: read(reader, SWEPT)?.unwrap_or_default(),
+            swept: read(reader, SWEPT)?.unwrap_or(UNSWEPT),
             configuration: read(reader, CONFIGURATION)?,
             attributes: read(reader, ATTRIBUTES)?.unwrap_or_default(),
             alarms: read(reader, ALARMS)?.unwrap_or_default(),

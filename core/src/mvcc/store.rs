@@ -20,6 +20,9 @@ impl Measure for Row {
     }
 }
 
+/// How far a fresh store is swept: through revision 1, which has no changes.
+pub(crate) const UNSWEPT: RevisionId = RevisionId { main: Revision(1), sub: u32::MAX };
+
 /// All of it is immutable once cloned: the machine goes on with its own, readers keep theirs.
 #[derive(Clone, Debug)]
 pub(crate) struct Store<R: StateReader> {
@@ -46,7 +49,7 @@ impl<R: StateReader> Store<R> {
             recent: Tree::default(),
             recent_from: RevisionId::default(),
             reader,
-            swept: RevisionId::default(),
+            swept: UNSWEPT,
             revision: Revision(1),
             floor: Revision(-1),
         }
