@@ -194,9 +194,7 @@ impl<K: Ord + Clone, V: Clone + Measure> Tree<K, V> {
     /// Sets a key's value; returns the one it replaces.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         let Some(root) = &mut self.root else {
-            let mut entries = Vec::with_capacity(1);
-            entries.push((key, value));
-            self.root = Some(Node::Leaf(Arc::new(Leaf { entries })));
+            self.root = Some(Node::Leaf(Arc::new(Leaf { entries: alloc::vec![(key, value)] })));
             return None;
         };
         let (old, split) = root.insert(key, value);

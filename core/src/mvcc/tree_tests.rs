@@ -30,7 +30,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (key.clone(), 0..9_u64).prop_map(|(key, value)| Step::Update(key, value)),
         5 => key.clone().prop_map(Step::Remove),
         1 => (0..100_u16).prop_map(Step::TrimBelow),
-        1 => (key.clone(), 1..60_u16).prop_map(|(key, count)| Step::RemoveFrom(key, count)),
+        1 => (key, 1..60_u16).prop_map(|(key, count)| Step::RemoveFrom(key, count)),
         1 => (1..60_u16).prop_map(Step::Append),
         1 => Just(Step::Snapshot),
     ]

@@ -10,6 +10,7 @@ use crate::consensus::Configuration;
 use crate::storage::{Direction, ReadFailed, StateReader};
 use crate::types::{LogId, MemberId, Revision};
 use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
+use core::cmp::Reverse;
 
 /// Versions whose values are fetched together for a hash.
 const HASH_CHUNK: usize = 1_024;
@@ -275,8 +276,8 @@ fn key_only<'a>(key: &'a [u8], version: &Version) -> Parts<'a> {
 
 fn sort_by<T, K: Ord>(items: &mut [T], order: SortOrder, key: impl Fn(&T) -> K) {
     match order {
-        SortOrder::Descend => items.sort_by(|a, b| key(b).cmp(&key(a))),
-        SortOrder::None | SortOrder::Ascend => items.sort_by(|a, b| key(a).cmp(&key(b))),
+        SortOrder::Descend => items.sort_by_key(|item| Reverse(key(item))),
+        SortOrder::None | SortOrder::Ascend => items.sort_by_key(key),
     }
 }
 
