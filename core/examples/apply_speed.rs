@@ -1,6 +1,8 @@
 //! What applying a put costs: 256 bytes into 1,000,000 keys at random, 64 to a batch, with the rows for the state store.
 //! `cargo run --release -p quorate-core --example apply_speed`
 
+#![expect(clippy::disallowed_types, reason = "this measures time, which core itself never does")]
+
 use bytes::Bytes;
 use quorate_core::command::{Command, KeyRange, Put, Range};
 use quorate_core::consensus::{Entry, Payload};

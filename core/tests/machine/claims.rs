@@ -1,7 +1,7 @@
 //! One claim about the machine per test.
 
-mod support;
-
+use crate::model::Model;
+use crate::store::MemoryStore;
 use bytes::Bytes;
 use quorate_core::command::{
     Alarm, AlarmChange, AlarmKind, Command, Compact, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, MemberAttributes, Op,
@@ -12,8 +12,6 @@ use quorate_core::effect::{MachineEffect, MachineInput};
 use quorate_core::machine::{Machine, MachineLimits, MachineSettings, decode_command, encode_command, validate};
 use quorate_core::storage::{RowOp, StateReader, Table};
 use quorate_core::types::{Boot, CommitNumber, LeaseId, LogId, LogIndex, MemberId, RequestId, Revision, RevisionId, Term};
-use support::model::Model;
-use support::store::MemoryStore;
 
 type Effect = MachineEffect<MemoryStore>;
 

@@ -1,7 +1,7 @@
 //! A million random operations: the store equals its model, whatever is persisted, swept, evicted or reopened meanwhile.
 
-mod support;
-
+use crate::model::{Instant, Model};
+use crate::store::MemoryStore;
 use bytes::Bytes;
 use quorate_core::command::{
     Command, Compact, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, Op, Put, Range, Refusal, Reply, SortOrder, SortTarget,
@@ -17,8 +17,6 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use support::model::{Instant, Model};
-use support::store::MemoryStore;
 
 const OPERATIONS: usize = 333_334;
 const REOPEN_EVERY: usize = 10_000;
