@@ -84,13 +84,19 @@ fn draw(chance: &mut Chance, allowed: &[u64], members: usize, doomed: &[usize]) 
             Some(_) => Fault::BitRot { member: *chance.pick(doomed), down_ms },
             None => Fault::Kill { member, down_ms, at_write: false },
         },
-        16 => Fault::ClockDrift { member, ppm: chance.between(0, 200_000).cast_signed() - 100_000, ms: 3 * ms },
+        16 => Fault::ClockDrift { member, ppm: drift(chance), ms: 3 * ms },
         17 => Fault::ClockOffset { member, wall_ms: chance.between(0, 7_200_000).cast_signed() - 3_600_000 },
         18 => Fault::ClockStep { member, wall_ms: chance.between(0, 7_200_000).cast_signed() - 3_600_000 },
         19 => Fault::Compaction { times: chance.between(1, 4) },
         20 => Fault::Transfer { target: member },
         _ => storm(chance),
     }
+}
+
+/// Mostly as bad as a broken oscillator, sometimes far worse: no answer may depend on clocks.
+fn drift(chance: &mut Chance) -> i64 {
+    let most: u64 = if chance.permille(500) { 100_000 } else { 500_000 };
+    chance.between(0, 2 * most).cast_signed() - most.cast_signed()
 }
 
 fn storm(chance: &mut Chance) -> Fault {

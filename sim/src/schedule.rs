@@ -17,6 +17,11 @@ pub enum Fault {
     KillAll {
         down_ms: u64,
     },
+    /// The next so many leaders die shortly after their election, each at most so long after: what Figure 8 of the paper needs.
+    Storm {
+        times: u64,
+        most_ms: u64,
+    },
     /// The process stands still while its clocks go on (SIGSTOP).
     Pause {
         member: usize,
