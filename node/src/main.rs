@@ -1,5 +1,6 @@
 //! `quorate`: one member of a cluster.
 
+use nix::sys::signal::{SigSet, Signal};
 use quorate_node::{config::Config, logging, run};
 use std::process::ExitCode;
 
@@ -20,6 +21,10 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     stop_on_panic();
+    if let Err(error) = survive_file_size_limit() {
+        tracing::error!(target: "quorate", %error, "this member cannot start");
+        return ExitCode::FAILURE;
+    }
     match run::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -27,6 +32,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A write beyond `RLIMIT_FSIZE` must fail as one on a full disk does, with an error that names the file, not kill the process
+/// without a word. Threads inherit the mask, so this comes before the first of them.
+fn survive_file_size_limit() -> nix::Result<()> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGXFSZ);
+    signals.thread_block()
 }
 
 /// A member must never live on without one of its threads.
