@@ -26,7 +26,7 @@ const UNREACHABLE: [(&str, &[&str]); 4] = [
 
 fn root() -> PathBuf {
     // Asked when run: a target directory may be shared by several checkouts.
-    let core = std::env::var("CARGO_MANIFEST_DIR").expect("run by cargo");
+    let core = std::env::var_os("CARGO_MANIFEST_DIR").expect("run by cargo");
     Path::new(&core).parent().expect("core is in the workspace").to_path_buf()
 }
 

@@ -210,7 +210,7 @@ impl Stream {
             &mut request.min_create_revision,
             &mut request.max_create_revision,
         ] {
-            if self.random.next_u32() % 12 == 0 {
+            if self.random.next_u32().is_multiple_of(12) {
                 *bound = self.revision - i64::from(self.random.next_u32() % 60);
             }
         }
@@ -258,7 +258,14 @@ impl Stream {
         let request = match self.below(20) {
             0..6 => request_op::Request::RequestRange(RangeRequest { sort_target: 0, ..self.range() }),
             6..14 => request_op::Request::RequestPut(self.put()),
-            14..17 => request_op::Request::RequestDeleteRange(self.delete_range()),
+            14..17 => {
+                let mut delete = self.delete_range();
+                // etcd does not see that an open end covers a later put of the same txn, and dies of one that ignores its value.
+                if delete.range_end.as_ref() == b"\0" {
+                    delete.range_end = Bytes::from_static(b"l");
+                }
+                request_op::Request::RequestDeleteRange(delete)
+            }
             17 | 18 if depth > 1 => request_op::Request::RequestTxn(self.txn(depth - 1)),
             19 => return RequestOp { request: None },
             _ => request_op::Request::RequestPut(self.put()),

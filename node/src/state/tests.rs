@@ -12,6 +12,9 @@ struct Host {
     number: CommitNumber,
 }
 
+/// A row to write, or with no value to delete.
+type Row<'a> = (Table, &'a [u8], Option<&'a [u8]>);
+
 impl Host {
     fn open(path: &Path) -> Self {
         let store = StateStore::open(path).unwrap();
@@ -20,7 +23,7 @@ impl Host {
         Self { persister, events, number: CommitNumber::default() }
     }
 
-    fn commit(&mut self, rows: &[(Table, &[u8], Option<&[u8]>)]) -> FjallReader {
+    fn commit(&mut self, rows: &[Row<'_>]) -> FjallReader {
         let mut batch = WriteBatch::default();
         for (table, key, value) in rows {
             let key = Bytes::copy_from_slice(key);
@@ -151,7 +154,7 @@ fn keys_longer_than_the_engine_takes_keep_their_order() {
     let mut reversed = all.to_vec();
     reversed.reverse();
     assert_eq!(keys(&reader, Table::Settled, b"", b"", Direction::Backward), reversed);
-    assert_eq!(keys(&reader, Table::Settled, &b, &c, Direction::Forward), [b.clone()]);
+    assert_eq!(keys(&reader, Table::Settled, &b, &c, Direction::Forward), std::slice::from_ref(&b));
     let reader = host.commit(&[(Table::Settled, &b, None)]);
     assert_eq!(reader.get(Table::Settled, &b).unwrap(), None);
     assert_eq!(keys(&reader, Table::Settled, &a, b"l", Direction::Forward), [a, c]);

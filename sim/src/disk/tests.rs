@@ -226,8 +226,7 @@ fn common(left: &[Entry], right: &[Entry]) -> usize {
 /// One member's lives, and how often a crash mattered.
 fn live(seed: u64) -> DiskCounters {
     let mut rng = rng(seed);
-    let mut disk = SimDisk::default();
-    disk.garbage = one_in(&mut rng, 2);
+    let disk = SimDisk { garbage: one_in(&mut rng, 2), ..SimDisk::default() };
     let first = bootstrap(u8::try_from(seed % 256).unwrap());
     let entries = first.entries.clone();
     let (queued, durable, visible) = (Vec::new(), State::default(), Vec::new());

@@ -152,7 +152,7 @@ fn messages_have_their_bytes() {
         (0, TargetUnion::Version(4)),
         (1, TargetUnion::CreateRevision(5)),
         (2, TargetUnion::ModRevision(6)),
-        (3, TargetUnion::Value(value.clone())),
+        (3, TargetUnion::Value(value)),
         (4, TargetUnion::Lease(8)),
     ] {
         let compare = pb::Compare { result: 3, target, key: key.clone(), range_end: end.clone(), target_union: Some(union) };

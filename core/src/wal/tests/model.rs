@@ -140,7 +140,7 @@ impl Life {
                 let (from, to) = (usize::try_from(*offset).unwrap(), usize::try_from(*offset).unwrap() + bytes.len());
                 for sector in from / 512..to.div_ceil(512) {
                     let range = sector * 512..((sector + 1) * 512).min(whole.files[segment].len());
-                    if self.chance.next_u64() % 3 != 0 {
+                    if !self.chance.next_u64().is_multiple_of(3) {
                         let file = self.disk.files.get_mut(segment).unwrap();
                         file[range.clone()].copy_from_slice(&whole.files[segment][range]);
                     }
