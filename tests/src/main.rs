@@ -2,6 +2,7 @@
 
 mod compare;
 mod fuzz;
+mod hostile;
 mod normalise;
 mod peers;
 mod process;
@@ -26,6 +27,8 @@ enum Suite {
     Compare(compare::Options),
     /// Send random requests, valid and not, to both and compare answers and errors.
     Fuzz(fuzz::Options),
+    /// Give members bad input, damaged files, full disks and wrong company: clear errors, nothing lost, the healthy unharmed.
+    Hostile(hostile::Options),
     /// Run etcd's own benchmark interleaved against both and print rates, percentiles, server CPU per operation and ratios.
     Ratios(ratios::Options),
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         }),
         Suite::Compare(options) => compare::run(&options),
         Suite::Fuzz(options) => fuzz::run(&options),
+        Suite::Hostile(options) => hostile::run(&options),
         Suite::Ratios(options) => ratios::run(&options),
     };
     match outcome {
