@@ -4,6 +4,7 @@ use super::{Claim, Ground, Outcome, refused, require, wait_logged};
 use std::{fs, process::Command};
 
 pub const CLAIMS: &[Claim] = &[
+    ("a cluster's first leader outlives the restart of a follower", first_leader_stays),
     ("a peer of another cluster is refused by both sides", peer_of_another_cluster),
     ("a data directory of another cluster is named, and its member refused", data_dir_of_another_cluster),
     ("a clone of a running member is refused", clone_of_a_member),
@@ -15,6 +16,23 @@ pub const CLAIMS: &[Claim] = &[
 fn copy(from: &std::path::Path, to: &std::path::Path) -> Outcome {
     let status = Command::new("cp").args(["-a", "--sparse=always"]).arg(from).arg(to).status()?;
     require(status.success(), || format!("cp ended with {status}"))
+}
+
+/// In its first life, a leader's data directory is new; that alone must not make it look wiped to a follower that comes back.
+fn first_leader_stays() -> Outcome {
+    let mut ground = Ground::new(3, &[])?;
+    let mut leader = None;
+    for (number, member) in ground.cluster.members.iter().enumerate() {
+        if member.log_text()?.contains("\"role\":\"Leader\"") {
+            leader = Some(number);
+        }
+    }
+    let leader = leader.ok_or("no member says that it leads")?;
+    let follower = (leader + 1) % 3;
+    ground.cluster.members[follower].kill()?;
+    ground.start_unharmed(follower)?;
+    wait_logged(&ground.cluster.members[leader], &["established a connection with remote peer"])?;
+    ground.check_unharmed(&[0, 1, 2])
 }
 
 /// The third member's place is taken by one that was told another token.
