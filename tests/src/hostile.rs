@@ -11,7 +11,7 @@ use quorate_web::proto::etcdserverpb::{PutRequest, RangeRequest, kv_client::KvCl
 use std::{collections::BTreeMap, error::Error, time::Duration};
 use tokio::runtime::Runtime;
 use tonic::{
-    Status,
+    Code, Status,
     transport::{Channel, Endpoint},
 };
 
@@ -20,6 +20,8 @@ type Claim = (&'static str, fn() -> Outcome);
 
 /// How long a single request may take. Long enough for a new leader.
 const REQUEST_LIMIT: Duration = Duration::from_secs(20);
+/// How often a put is tried again that lost its leader.
+const RETRIES: usize = 5;
 /// A member is no longer sent anything after so many requests without the failure that was waited for.
 const WRITES_MAX: usize = 1_000;
 
@@ -137,7 +139,16 @@ impl Ground {
             let key = format!("key {:06}", self.written).into_bytes();
             let value = format!("value {:06} ", self.written).into_bytes().into_iter().cycle().take(bytes).collect::<Vec<u8>>();
             let request = PutRequest { key: key.clone().into(), value: value.clone().into(), ..PutRequest::default() };
-            match self.runtime.block_on(client.put(request)) {
+            let mut answer = self.runtime.block_on(client.put(request.clone()));
+            for _ in 0..RETRIES {
+                // The leader that was just killed may have held it; then it is the client's to try again.
+                if !answer.as_ref().is_err_and(|status| status.code() == Code::Unavailable && status.message().starts_with("etcdserver: "))
+                {
+                    break;
+                }
+                answer = self.runtime.block_on(client.put(request.clone()));
+            }
+            match answer {
                 Ok(_) => self.acknowledged.insert(key, value),
                 Err(status) => return Ok(Some(status)),
             };

@@ -95,7 +95,7 @@ fn damaged_record() -> Outcome {
     let key = b"key 000005";
     let at = bytes.windows(key.len()).position(|window| window == key).ok_or("the log does not hold the fifth put")? as u64;
     flip(&first, at)?;
-    let text = refused(ground.member(), &[&name(&first), "corrupt at offset", "remove this member"])?;
+    let text = refused(ground.member(), &[&name(&first), "corrupt at offset", "so remove it from the cluster"])?;
     let offset: u64 = text
         .split_once("corrupt at offset ")
         .and_then(|(_, rest)| rest.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok())
@@ -303,7 +303,7 @@ impl Drop for SmallDisk {
 }
 
 fn full_disk() -> Outcome {
-    for mebibytes in [16, 96] {
+    for mebibytes in [16, 160] {
         let mut ground = Ground::new(1, &[])?;
         let folder = ground.cluster.folder().join("small");
         let disk = SmallDisk::mount(&folder, mebibytes)?;
