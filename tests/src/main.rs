@@ -3,6 +3,7 @@
 mod chaos;
 mod compare;
 mod fuzz;
+mod hostile;
 mod load;
 mod normalise;
 mod peers;
@@ -30,6 +31,8 @@ enum Suite {
     Compare(compare::Options),
     /// Send random requests, valid and not, to both and compare answers and errors.
     Fuzz(fuzz::Options),
+    /// Give members bad input, damaged files, full disks and wrong company: clear errors, nothing lost, the healthy unharmed.
+    Hostile(hostile::Options),
     /// Run etcd's own benchmark interleaved against both and print rates, percentiles, server CPU per operation and ratios.
     Ratios(ratios::Options),
     /// Kill and stop real members under load, then judge the history: nothing acknowledged lost, linearizable, watches whole.
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         }),
         Suite::Compare(options) => compare::run(&options),
         Suite::Fuzz(options) => fuzz::run(&options),
+        Suite::Hostile(options) => hostile::run(&options),
         Suite::Ratios(options) => ratios::run(&options),
         Suite::Chaos(options) => chaos::run(&options),
     };

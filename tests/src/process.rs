@@ -50,9 +50,14 @@ pub struct Member {
     pub peer: String,
     pub data_dir: PathBuf,
     pub log: PathBuf,
-    binary: PathBuf,
-    arguments: Vec<String>,
+    /// A command that runs the member, such as `prlimit` with its options; it must become the member by `exec`.
+    pub wrapper: Vec<String>,
+    pub arguments: Vec<String>,
+    pub environment: Vec<(String, String)>,
+    pub binary: PathBuf,
     child: Option<Child>,
+    /// Where this life's part of the log begins, in bytes.
+    log_start: u64,
 }
 
 /// Members that form one cluster, in a folder that goes away with them.
@@ -91,9 +96,12 @@ impl Cluster {
                 peer,
                 data_dir: folder.path().join(&name),
                 log: folder.path().join(format!("{name}.log")),
-                binary: binary.clone(),
+                wrapper: Vec::new(),
                 arguments: Vec::new(),
+                environment: Vec::new(),
+                binary: binary.clone(),
                 child: None,
+                log_start: 0,
                 name,
             });
         }
@@ -143,9 +151,19 @@ impl Cluster {
 impl Member {
     pub fn start(&mut self) -> std::io::Result<()> {
         let log = File::options().create(true).append(true).open(&self.log)?;
-        let child = Command::new(&self.binary)
+        self.log_start = log.metadata()?.len();
+        let mut command = match self.wrapper.split_first() {
+            Some((wrapper, options)) => {
+                let mut command = Command::new(wrapper);
+                command.args(options).arg(&self.binary);
+                command
+            }
+            None => Command::new(&self.binary),
+        };
+        let child = command
             .args(&self.arguments)
             .env_clear()
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -154,12 +172,31 @@ impl Member {
         Ok(())
     }
 
+    fn is_ready(&self) -> bool {
+        let url = format!("http://{}/readyz", self.client);
+        ureq::get(&url).config().timeout_global(Some(Duration::from_secs(2))).build().call().is_ok()
+    }
+
+    /// Waits until `/readyz` says ok, or the process has ended by itself: whether it serves.
+    pub fn wait_ready_or_end(&mut self) -> Result<bool, Box<dyn Error>> {
+        let deadline = Instant::now() + READY_LIMIT;
+        while Instant::now() < deadline {
+            if self.child.as_mut().is_none_or(|child| child.try_wait().is_ok_and(|status| status.is_some())) {
+                return Ok(false);
+            }
+            if self.is_ready() {
+                return Ok(true);
+            }
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        Err(format!("{} neither became ready nor ended within {READY_LIMIT:?}; its log: {}", self.name, self.log_text()?).into())
+    }
+
     /// Waits until `/readyz` says ok.
     pub fn wait_ready(&self) -> Result<(), Box<dyn Error>> {
         let deadline = Instant::now() + READY_LIMIT;
-        let url = format!("http://{}/readyz", self.client);
         while Instant::now() < deadline {
-            if ureq::get(&url).config().timeout_global(Some(Duration::from_secs(2))).build().call().is_ok() {
+            if self.is_ready() {
                 return Ok(());
             }
             std::thread::park_timeout(Duration::from_millis(20));
@@ -188,6 +225,53 @@ impl Member {
     /// Waits for the process to end by itself.
     pub fn wait(&mut self) -> Result<ExitStatus, Box<dyn Error>> {
         Ok(self.child.take().ok_or_else(|| format!("{} does not run", self.name))?.wait()?)
+    }
+
+    /// Waits for the process to end by itself, killing it at the limit.
+    pub fn wait_end(&mut self) -> Result<ExitStatus, Box<dyn Error>> {
+        let deadline = Instant::now() + READY_LIMIT;
+        let child = self.child.as_mut().ok_or_else(|| format!("{} does not run", self.name))?;
+        while Instant::now() < deadline {
+            if let Some(status) = child.try_wait()? {
+                self.child = None;
+                return Ok(status);
+            }
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+        self.kill()?;
+        Err(format!("{} still runs after {READY_LIMIT:?}; its log: {}", self.name, self.log_text()?).into())
+    }
+
+    /// What this life, or the last one if it has ended, has logged.
+    pub fn log_text(&self) -> std::io::Result<String> {
+        let bytes = std::fs::read(&self.log)?;
+        let start = usize::try_from(self.log_start).unwrap_or(usize::MAX).min(bytes.len());
+        Ok(String::from_utf8_lossy(&bytes[start..]).into_owned())
+    }
+
+    /// A member that is as this one but for what the caller then changes; it does not run.
+    pub fn twin(&self, name: &str) -> Self {
+        Self {
+            name: self.name.clone(),
+            client: self.client.clone(),
+            peer: self.peer.clone(),
+            data_dir: self.data_dir.clone(),
+            log: self.log.with_file_name(format!("{name}.log")),
+            wrapper: Vec::new(),
+            arguments: self.arguments.clone(),
+            environment: Vec::new(),
+            binary: self.binary.clone(),
+            child: None,
+            log_start: 0,
+        }
+    }
+
+    /// Gives an option another value.
+    pub fn set(&mut self, option: &str, value: &str) {
+        match self.arguments.iter().position(|argument| argument == option) {
+            Some(at) => self.arguments[at + 1] = value.to_owned(),
+            None => self.arguments.extend([option.to_owned(), value.to_owned()]),
+        }
     }
 
     /// User and system time from `/proc`.

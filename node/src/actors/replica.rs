@@ -265,6 +265,10 @@ impl ReplicaActor {
     }
 
     fn role_changed(&mut self, now: Leadership, role: Role) {
+        if role == Role::Leader {
+            // A quorum voted for what is in this log. The leader itself receives no append that would tell.
+            self.fresh.store(false, Ordering::Relaxed);
+        }
         let text = |leader: Option<MemberId>| leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string());
         let before = self.shared.leadership.send_replace(now);
         if before != now {

@@ -142,6 +142,11 @@ impl StateStore {
                 )));
             }
             Err(fjall::Error::Locked) => return Err(StateError(format!("{} is in use by another process", path.display()))),
+            Err(first @ fjall::Error::Io(_)) if left_unfinished(path, &first) => {
+                let (database, what) = begin_anew(path, &first)?;
+                repaired = Some(what);
+                database
+            }
             Err(fjall::Error::Io(error)) => return Err(StateError(format!("cannot open {}: {error}", path.display()))),
             Err(first) => {
                 let (database, what) = repair(path, &first)?;
@@ -193,6 +198,16 @@ fn repair(path: &Path, first: &fjall::Error) -> Result<(Database, String), State
     {
         return Ok((database, format!("{first}; {cut}")));
     }
+    begin_anew(path, first)
+}
+
+/// Whether a first start was interrupted while it made the store. fjall's version file comes last: without it nothing was ever kept.
+fn left_unfinished(path: &Path, error: &fjall::Error) -> bool {
+    matches!(error, fjall::Error::Io(error) if error.kind() == std::io::ErrorKind::AlreadyExists) && !path.join("version").exists()
+}
+
+/// Moves a store that cannot be opened aside and makes an empty one.
+fn begin_anew(path: &Path, first: &fjall::Error) -> Result<(Database, String), StateError> {
     let aside = (1..)
         .map(|number| PathBuf::from(format!("{}.damaged-{number}", path.display())))
         .find(|aside| !aside.exists())

@@ -281,3 +281,13 @@ fn a_batch_ahead_of_the_log_is_a_bug() {
     let host = Host::open(directory.path());
     host.persister.commit(CommitNumber(1), WriteBatch { rows: Vec::<RowOp>::new(), bytes: 0 }, WriteNumber(2), WriteNumber(1));
 }
+
+#[test]
+fn a_store_whose_making_was_interrupted_is_made_again() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("state");
+    drop(Host::open(&path));
+    std::fs::remove_file(path.join("version")).unwrap();
+    let store = StateStore::open(&path).unwrap();
+    assert!(store.repaired.is_some_and(|what| what.contains("moved to")));
+}

@@ -1,0 +1,287 @@
+//! What anyone can send to an open port.
+
+use super::{Claim, Ground, Outcome, REQUEST_LIMIT, require, require_parts, wait_logged};
+use quorate_web::proto::etcdserverpb::{PutRequest, PutResponse, RangeRequest, RequestOp, TxnRequest, request_op};
+use std::{
+    error::Error,
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, TcpStream},
+    time::Duration,
+};
+use tonic::{Code, Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, transport::Endpoint};
+use tonic_prost::ProstCodec;
+
+pub const CLAIMS: &[Claim] = &[
+    ("garbage on the client port harms nobody", garbage_on_the_client_port),
+    ("garbage on the peer port harms nobody", garbage_on_the_peer_port),
+    ("bytes that start well and go wrong harm nobody", late_garbage),
+    ("connections that say nothing, by the hundred, harm nobody", silent_connections),
+    ("a member out of file descriptors serves again when they are back", descriptors_exhausted),
+    ("a transaction nested 1,000 deep is refused", nested_transaction),
+    ("invalid protobuf is refused", invalid_protobuf),
+    ("invalid JSON is refused", invalid_json),
+    ("a request over either size limit is refused with that limit's error", oversized_requests),
+    ("the largest request is taken", largest_request),
+];
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The start of a TLS 1.2 handshake: a record with a ClientHello.
+const TLS_HELLO: &[u8] = b"\x16\x03\x01\x00\xc8\x01\x00\x00\xc4\x03\x03 thirty-two bytes of randomness..";
+const PEER_MAGIC: &[u8] = b"QUORATE\n";
+/// What a member may leave open after bad bytes before it is held to have swallowed them.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+fn connect(address: &str) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(CLOSE_LIMIT))?;
+    stream.set_write_timeout(Some(CLOSE_LIMIT))?;
+    Ok(stream)
+}
+
+/// Sends bytes and says no more. The other side must close; what it said is returned.
+fn send(address: &str, bytes: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
+    let mut stream = connect(address)?;
+    // It may refuse before it has read everything.
+    let _ = stream.write_all(bytes);
+    let _ = stream.shutdown(Shutdown::Write);
+    read_to_close(stream)
+}
+
+fn read_to_close(mut stream: TcpStream) -> Result<Vec<u8>, Box<dyn Error>> {
+    let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(said),
+            Ok(count) => said.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(said),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return Err(format!("the connection is still open after {CLOSE_LIMIT:?}").into());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn noise(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|at| 0x80 | (at * 7 + at / 251) as u8).collect()
+}
+
+fn garbage_on_the_client_port() -> Outcome {
+    let mut ground = Ground::new(1, &[])?;
+    let address = ground.member().client.clone();
+    let rejected = "rejected connection on client endpoint";
+    for (bytes, message) in [
+        (noise(100_000), "neither HTTP/1.1 nor HTTP/2"),
+        (TLS_HELLO.to_vec(), "a TLS hello, but this endpoint does not speak TLS"),
+        (PREFACE[..10].to_vec(), "closed within its first bytes"),
+    ] {
+        send(&address, &bytes).map_err(|error| format!("{message}: {error}"))?;
+        wait_logged(ground.member(), &[rejected, message])?;
+        ground.check_unharmed(&[0])?;
+    }
+    // Frames of HTTP/2: one longer than any setting allows, and one that no connection begins with.
+    let oversized = [PREFACE, b"\0\0\0\x04\0\0\0\0\0", b"\xff\xff\xff\0\0\0\0\0\x01", &noise(70_000)].concat();
+    let unknown = [PREFACE, &noise(5_000)].concat();
+    for bytes in [oversized, unknown] {
+        send(&address, &bytes)?;
+        ground.check_unharmed(&[0])?;
+    }
+    for bytes in [b"GET / HTTP/9.9\r\n\r\n".to_vec(), b"NONSENSE\r\n\r\n".to_vec(), [b"GET /".to_vec(), vec![b'a'; 1 << 20]].concat()] {
+        let said = send(&address, &bytes)?;
+        require(said.is_empty() || said.starts_with(b"HTTP/1.1 4"), || format!("it answered {}", String::from_utf8_lossy(&said)))?;
+        ground.check_unharmed(&[0])?;
+    }
+    Ok(())
+}
+
+fn garbage_on_the_peer_port() -> Outcome {
+    let mut ground = Ground::new(3, &[])?;
+    let rejected = "rejected connection on peer endpoint";
+    for member in 0..3 {
+        let address = ground.cluster.members[member].peer.clone();
+        for (bytes, message) in [
+            (noise(100_000), "not a member: its first bytes are not the protocol's"),
+            (TLS_HELLO.to_vec(), "a TLS hello, but this endpoint does not speak TLS"),
+            (b"GET /members HTTP/1.1\r\n\r\n".to_vec(), "an HTTP request, but this endpoint is for other members only"),
+            (PEER_MAGIC[..5].to_vec(), "connection closed"),
+            ([PEER_MAGIC, &[0xff; 64]].concat(), "is over the limit of"),
+            ([PEER_MAGIC, b"\x05\0\0\0abcd\x01zzzz"].concat(), "checksum mismatch"),
+        ] {
+            send(&address, &bytes).map_err(|error| format!("{message}: {error}"))?;
+            wait_logged(&ground.cluster.members[member], &[rejected, message])?;
+        }
+    }
+    ground.check_unharmed(&[0, 1, 2])
+}
+
+/// Half a preface that stays, and a body that never ends.
+fn late_garbage() -> Outcome {
+    let mut ground = Ground::new(1, &[])?;
+    let (client, peer) = (ground.member().client.clone(), ground.member().peer.clone());
+    let mut held = Vec::new();
+    for (address, bytes) in [
+        (&client, &PREFACE[..12]),
+        (&client, PREFACE),
+        (&client, b"POST /v3/kv/put HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n{\"key\"".as_slice()),
+        (&peer, &PEER_MAGIC[..4]),
+        (&peer, PEER_MAGIC),
+    ] {
+        let mut stream = connect(address)?;
+        stream.write_all(bytes)?;
+        held.push(stream);
+        ground.check_unharmed(&[0])?;
+    }
+    // The peer port gives up on who does not go on.
+    for stream in held.split_off(3) {
+        read_to_close(stream)?;
+    }
+    drop(held);
+    ground.check_unharmed(&[0])
+}
+
+fn silent_connections() -> Outcome {
+    let mut ground = Ground::new(1, &[])?;
+    let (client, peer) = (ground.member().client.clone(), ground.member().peer.clone());
+    let held = (0..400).flat_map(|_| [connect(&client), connect(&peer)]).collect::<Result<Vec<_>, _>>()?;
+    ground.check_unharmed(&[0])?;
+    wait_logged(ground.member(), &["too many connections that say nothing"])?;
+    drop(held);
+    ground.check_unharmed(&[0])
+}
+
+fn descriptors_exhausted() -> Outcome {
+    const DESCRIPTORS: usize = 256;
+    let mut ground = Ground::new(1, &[])?;
+    ground.member().kill()?;
+    ground.member().wrapper = vec!["prlimit".into(), format!("--nofile={DESCRIPTORS}")];
+    ground.start_unharmed(0)?;
+    let (client, peer) = (ground.member().client.clone(), ground.member().peer.clone());
+    let pid = ground.member().pid().ok_or("no pid")?;
+    let mut held = Vec::new();
+    for address in [&client, &peer] {
+        for _ in 0..2 * DESCRIPTORS {
+            // The kernel's queue is full once the member takes no more.
+            match std::net::TcpStream::connect_timeout(&address.parse()?, Duration::from_millis(200)) {
+                Ok(stream) => held.push(stream),
+                Err(_) => break,
+            }
+        }
+    }
+    let limit = std::time::Instant::now() + REQUEST_LIMIT;
+    while std::fs::read_dir(format!("/proc/{pid}/fd"))?.count() < DESCRIPTORS {
+        require(std::time::Instant::now() < limit, || "the member never ran out of descriptors".into())?;
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    drop(held);
+    ground.check_unharmed(&[0])?;
+    require(ground.member().pid() == Some(pid), || "the member was replaced".into())?;
+    require(!ground.member().log_text()?.contains("panicked"), || "the member panicked".into())
+}
+
+/// What a unary method answers to a message of another type.
+fn call<T: prost::Message + Clone + Default + 'static>(
+    ground: &Ground,
+    method: &'static str,
+    message: T,
+) -> Result<Status, Box<dyn Error>> {
+    let address = format!("http://{}", ground.cluster.members[0].client);
+    let answer = ground.runtime.block_on(async {
+        let channel = Endpoint::from_shared(address)?.connect().await?;
+        let mut client = Grpc::new(channel);
+        client.ready().await?;
+        Ok::<_, Box<dyn Error>>(
+            client.unary(Request::new(message), PathAndQuery::from_static(method), ProstCodec::<T, PutResponse>::default()).await,
+        )
+    })?;
+    answer.err().ok_or_else(|| "the request was taken".into())
+}
+
+fn nested_transaction() -> Outcome {
+    let mut ground = Ground::new(1, &[])?;
+    let put = PutRequest { key: b"deep".to_vec().into(), ..PutRequest::default() };
+    let mut operation = request_op::Request::RequestPut(put);
+    for _ in 0..1_000 {
+        let inner = TxnRequest { success: vec![RequestOp { request: Some(operation) }], ..TxnRequest::default() };
+        operation = request_op::Request::RequestTxn(inner);
+    }
+    let request_op::Request::RequestTxn(request) = operation else { return Err("no transaction".into()) };
+    let mut client = ground.client(0)?;
+    let status = ground.runtime.block_on(client.txn(request)).err().ok_or("the transaction was taken")?;
+    require(matches!(status.code(), Code::InvalidArgument | Code::Internal | Code::ResourceExhausted), || format!("{status:?}"))?;
+    require(!status.message().is_empty(), || format!("{status:?} says nothing"))?;
+    let range = RangeRequest { key: b"deep".to_vec().into(), ..RangeRequest::default() };
+    let answer = ground.runtime.block_on(client.range(range))?.into_inner();
+    require(answer.kvs.is_empty(), || "the innermost put was carried out".into())?;
+    ground.check_unharmed(&[0])
+}
+
+fn invalid_protobuf() -> Outcome {
+    let mut ground = Ground::new(1, &[])?;
+    for method in [
+        "/etcdserverpb.KV/Put",
+        "/etcdserverpb.KV/Range",
+        "/etcdserverpb.KV/Txn",
+        "/etcdserverpb.KV/DeleteRange",
+        "/etcdserverpb.Watch/Watch",
+    ] {
+        // Field 1 as a number, where each of these messages has bytes or a message.
+        let status = call(&ground, method, 7_u64)?;
+        require(status.code() == Code::Internal, || format!("{method}: {status:?}"))?;
+        require(!status.message().is_empty(), || format!("{method}: {status:?} says nothing"))?;
+        ground.check_unharmed(&[0])?;
+    }
+    let status = call(&ground, "/etcdserverpb.KV/Nothing", 7_u64)?;
+    require(status.code() == Code::Unimplemented, || format!("an unknown method: {status:?}"))
+}
+
+fn invalid_json() -> Outcome {
+    let mut ground = Ground::new(1, &[])?;
+    let url = format!("http://{}/v3/kv/put", ground.member().client);
+    for body in ["", "{", "[]", "{\"key\": \"not base64!\"}", "{\"key\": 5}", "{\"nonsense\": \"YQ==\"}"] {
+        let mut answer = ureq::post(&url).config().http_status_as_error(false).build().send(body)?;
+        let text = answer.body_mut().read_to_string()?;
+        require(answer.status().is_client_error(), || format!("{body:?} was answered {} {text}", answer.status()))?;
+        require_parts(&text, &["\"message\""])?;
+        ground.check_unharmed(&[0])?;
+    }
+    Ok(())
+}
+
+/// etcd's default for `--max-request-bytes`, and what its gRPC server takes on top.
+const MAX_REQUEST_BYTES: usize = 3 << 19;
+const RECEIVE_OVERHEAD_BYTES: usize = 512 << 10;
+/// A command's frame and tags are not counted against the client.
+const FRAME_BYTES: usize = 1 << 10;
+
+fn put_of(ground: &Ground, bytes: usize) -> Result<Result<(), Status>, Box<dyn Error>> {
+    let mut client = ground.client(0)?;
+    let request = PutRequest { key: b"large".to_vec().into(), value: vec![b'v'; bytes].into(), ..PutRequest::default() };
+    Ok(ground.runtime.block_on(client.put(request)).map(|_| ()))
+}
+
+fn oversized_requests() -> Outcome {
+    let mut ground = Ground::new(1, &[])?;
+    let over_limit = put_of(&ground, MAX_REQUEST_BYTES + FRAME_BYTES + 1)?.err().ok_or("a request over the limit was taken")?;
+    require(over_limit.code() == Code::InvalidArgument && over_limit.message() == "etcdserver: request is too large", || {
+        format!("{over_limit:?}")
+    })?;
+    ground.check_unharmed(&[0])?;
+    for bytes in [MAX_REQUEST_BYTES + RECEIVE_OVERHEAD_BYTES, 64 << 20] {
+        let over_frame = put_of(&ground, bytes)?.err().ok_or("a message over the limit was taken")?;
+        let expected = format!("vs. {})", MAX_REQUEST_BYTES + RECEIVE_OVERHEAD_BYTES);
+        require(
+            over_frame.code() == Code::ResourceExhausted
+                && over_frame.message().starts_with("grpc: received message larger than max (")
+                && over_frame.message().ends_with(&expected),
+            || format!("{bytes} bytes: {over_frame:?}"),
+        )?;
+        ground.check_unharmed(&[0])?;
+    }
+    Ok(())
+}
+
+fn largest_request() -> Outcome {
+    let mut ground = Ground::new(1, &[])?;
+    put_of(&ground, MAX_REQUEST_BYTES - 1_000)?.map_err(|status| format!("{status:?}"))?;
+    ground.check_unharmed(&[0])
+}
