@@ -10,7 +10,7 @@ use std::{
     error::Error,
     fs::File,
     net::TcpListener,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -66,7 +66,7 @@ pub struct Cluster {
     pub server: Server,
     pub members: Vec<Member>,
     /// Goes away with everything in it.
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// A port that was free a moment ago. Members are given theirs by number, as an operator would.
@@ -130,11 +130,16 @@ impl Cluster {
             .collect();
             member.start()?;
         }
-        let cluster = Self { server, members, _folder: folder };
+        let cluster = Self { server, members, folder };
         for member in &cluster.members {
             member.wait_ready()?;
         }
         Ok(cluster)
+    }
+
+    /// A folder for the suite's own files.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// All client addresses, for `--endpoints`.
