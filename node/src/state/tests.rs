@@ -286,7 +286,7 @@ fn a_batch_ahead_of_the_log_is_a_bug() {
 fn a_store_whose_making_was_interrupted_is_made_again() {
     let temporary = tempfile::tempdir().unwrap();
     let path = temporary.path().join("state");
-    drop(Host::open(&path));
+    Host::open(&path).persister.close();
     std::fs::remove_file(path.join("version")).unwrap();
     let store = StateStore::open(&path).unwrap();
     assert!(store.repaired.is_some_and(|what| what.contains("moved to")));
