@@ -1,8 +1,8 @@
 //! The simulator: the production actors on virtual time, with faults, checked at every step and from outside.
 //!
-//! [`schedule`] is a seed's plan as data, drawn by [`nemesis`]; [`world`] replays it: [`hosting`] does a host's duties,
-//! [`desk`] is where clients meet members, [`faults`] and [`phases`] are what a schedule asks for. [`invariants`] watch every step, and
-//! the checker judges the history at the end. [`run`] does one seed in a fresh thread, [`report`] explains.
+//! `schedule` is a seed's plan as data, drawn by `nemesis`; `world` replays it: `hosting` does a host's duties,
+//! `desk` is where clients meet members, `faults` and `phases` are what a schedule asks for. `invariants` watch every step, and
+//! the checker judges the history at the end. `run` does one seed in a fresh thread, `report` explains.
 
 #[cfg(madsim)]
 mod campaign;
