@@ -186,10 +186,6 @@ impl Model {
     }
 
     pub fn put(&mut self, put: &Put) -> Result<Reply, Refusal> {
-        // Alone, the lease is looked at first; inside a txn, last.
-        if put.lease.0 != 0 {
-            return Err(Refusal::LeaseNotFound);
-        }
         self.check_put(put)?;
         let at = self.revision + 1;
         Ok(Reply::Put(self.put_at(put, at)))
@@ -258,8 +254,8 @@ impl Model {
     fn check_put(&self, put: &Put) -> Result<(), Refusal> {
         let missing = self.at(&put.key, self.revision).is_none();
         match put {
-            Put { ignore_value, ignore_lease, .. } if (*ignore_value || *ignore_lease) && missing => Err(Refusal::KeyNotFound),
             Put { lease, .. } if lease.0 != 0 => Err(Refusal::LeaseNotFound),
+            Put { ignore_value, ignore_lease, .. } if (*ignore_value || *ignore_lease) && missing => Err(Refusal::KeyNotFound),
             _ => Ok(()),
         }
     }
