@@ -28,7 +28,7 @@ impl Normaliser {
             // Tables pad to the width of what was replaced.
             (r" +<", " <"),
             // What a JSON parser says of text that is not JSON is its own affair; the code is not.
-            (r#""message":"(?:proto: |unexpected EOF|invalid character |Invalid |EOF while |expected )[^}]*""#, r#""message":"<parser>""#),
+            (r#""message":"(?:proto:|unexpected EOF|invalid character |Invalid |EOF while |expected )[^}]*""#, r#""message":"<parser>""#),
         ];
         Self(rules.into_iter().map(|(pattern, with)| (Regex::new(pattern).expect("a rule is a valid pattern"), with)).collect())
     }
