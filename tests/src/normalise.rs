@@ -27,6 +27,9 @@ impl Normaliser {
             (r"\b[0-9a-f]{14,16}\b", "<id>"),
             // Tables pad to the width of what was replaced.
             (r" +<", " <"),
+            (r"─+", "─"),
+            (r"│ +", "│ "),
+            (r" +│", " │"),
             // What a JSON parser says of text that is not JSON is its own affair; the code is not.
             (r#""message":"(?:proto:|unexpected EOF|invalid character |Invalid |EOF while |expected )[^}]*""#, r#""message":"<parser>""#),
         ];
