@@ -11,6 +11,9 @@ use quorate_core::replica::ReplicaInput;
 /// What a compaction race leaves time for.
 const COMPACTION_MATTERS: u64 = 5 * SECOND;
 
+/// A leader in a storm sends fewer appends with entries than this.
+const STORM_APPENDS: u64 = 4;
+
 /// The directed links that a fault cuts.
 #[must_use]
 pub(crate) fn links_of(fault: &Fault, members: usize) -> Links {
@@ -109,11 +112,16 @@ impl World {
                     self.clients[client].port.meeting.borrow_mut().compactions += 1;
                 }
             }
-            Fault::Transfer { target } => {
+            Fault::Transfer { target, deaf_ms } => {
                 let id = self.members[target].id;
                 if let Some(leader) = (0..self.members.len()).find(|member| self.members[*member].leads() && *member != target) {
                     self.transfer_to = Some((target, self.now + 2 * self.parameters.election));
                     self.tell(leader, ReplicaInput::Transfer(id));
+                    if deaf_ms > 0 {
+                        self.tally.fired(FaultClass::OneWay);
+                        self.disturb(item as u64, &Fault::OneWay { member: leader, inbound: true, ms: deaf_ms });
+                        self.after(deaf_ms * MILLISECOND, Event::FaultEnd { item });
+                    }
                 }
             }
             Fault::Tiny => {}
@@ -176,6 +184,10 @@ impl World {
         let process = &mut self.members[member];
         let (life, at) = (process.life_number, process.chance.below(self.storm.1));
         let down = process.chance.tailed(20 * MILLISECOND, 1_500 * MILLISECOND);
+        let appends_left = process.chance.below(STORM_APPENDS);
+        if let Some(life) = process.life.as_mut() {
+            life.appends_left = Some(appends_left);
+        }
         self.after(at, Event::Die { member, life, down });
     }
 
@@ -209,6 +221,9 @@ impl World {
         for member in 0..self.members.len() {
             let now = self.now;
             let process = &mut self.members[member];
+            if let Some(life) = process.life.as_mut() {
+                life.appends_left = None;
+            }
             process.slow.clear();
             process.full = 0;
             process.fail_next_sync = None;

@@ -83,6 +83,7 @@ impl World {
             view,
             boot,
             role: Role::Follower,
+            appends_left: None,
             booting: true,
             inbox: VecDeque::new(),
             run_planned: false,
@@ -416,6 +417,15 @@ impl World {
             && entries.len() >= self.parameters.limits.append_entries
         {
             self.tally.mattered(FaultClass::Tiny);
+        }
+        if matches!(&envelope.message, Message::Append { entries, .. } if !entries.is_empty())
+            && let Some(left) = self.members[member].life.as_mut().and_then(|life| life.appends_left.as_mut())
+        {
+            if *left == 0 {
+                self.trace.tell(self.now, || format!("{member} -> {to}: lost to a storm: {envelope}"));
+                return;
+            }
+            *left -= 1;
         }
         let fate = self.network.send(self.now, member, to);
         let weighty = is_weighty(&envelope.message);

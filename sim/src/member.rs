@@ -108,6 +108,8 @@ pub struct Life {
     pub view: Arc<View<SimReader>>,
     pub boot: Boot,
     pub role: Role,
+    /// Append messages with entries that still leave it: a storm took the rest.
+    pub appends_left: Option<u64>,
     /// Until the boot is durable nothing is heard and nobody served.
     pub booting: bool,
     pub inbox: VecDeque<ReplicaInput<SimReader>>,

@@ -88,7 +88,7 @@ fn draw(chance: &mut Chance, allowed: &[u64], members: usize, doomed: &[usize]) 
         17 => Fault::ClockOffset { member, wall_ms: chance.between(0, 7_200_000).cast_signed() - 3_600_000 },
         18 => Fault::ClockStep { member, wall_ms: chance.between(0, 7_200_000).cast_signed() - 3_600_000 },
         19 => Fault::Compaction { times: chance.between(1, 4) },
-        20 => Fault::Transfer { target: member },
+        20 => Fault::Transfer { target: member, deaf_ms: if chance.permille(500) { chance.between(300, 2_500) } else { 0 } },
         _ => storm(chance),
     }
 }
@@ -100,7 +100,7 @@ fn drift(chance: &mut Chance) -> i64 {
 }
 
 fn storm(chance: &mut Chance) -> Fault {
-    Fault::Storm { times: chance.between(3, 12), most_ms: chance.tailed(3, 60) }
+    Fault::Storm { times: chance.between(3, 12), most_ms: chance.tailed(3, 250) }
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@ pub enum Fault {
     KillAll {
         down_ms: u64,
     },
-    /// The next so many leaders die shortly after their election, each at most so long after: what Figure 8 of the paper needs.
+    /// The next so many leaders die shortly after their election, each at most so long after, and of what they append only the first
+    /// few messages leave them: what Figure 8 of the paper needs.
     Storm {
         times: u64,
         most_ms: u64,
@@ -108,9 +109,10 @@ pub enum Fault {
     Compaction {
         times: u64,
     },
-    /// Leadership is handed over on request.
+    /// Leadership is handed over on request. `deaf_ms` above 0: the old leader hears nothing for so long and may believe it still leads.
     Transfer {
         target: usize,
+        deaf_ms: u64,
     },
     /// Windows, batches, segments and slices are tiny in this run.
     Tiny,

@@ -7,12 +7,15 @@ use super::{EncodedKeyValue, Event, EventKind};
 use crate::command::{KeyRange, Refusal};
 use crate::storage::{Direction, ReadFailed, StateReader, Table, parse_recent_key, recent_key};
 use crate::types::{LeaseId, Revision, RevisionId};
-use alloc::{format, vec::Vec};
+use alloc::{collections::BTreeMap, format, vec::Vec};
 use bytes::Bytes;
 use core::ops::ControlFlow;
 
 /// Above so many rows of neighbouring keys, scanning the settled generation is cheaper than asking for each.
 const SCAN_FROM_ROWS: usize = 8;
+
+/// Rows by revision are read in one scan as long as the next wanted one is not further away than this.
+const SCAN_GAP_REVISIONS: i64 = 4;
 
 impl Measure for Row {
     fn measure(&self) -> Sum {
@@ -193,7 +196,39 @@ impl<R: StateReader> Store<R> {
                 return self.rows_by_scan(found);
             }
         }
-        found.iter().map(|(key, version)| self.row(key, version).map(Row::into_kv)).collect()
+        let scanned = self.recent_by_scan(found)?;
+        let row = |(key, version): &Found<'_>| match scanned.get(&version.id) {
+            Some(row) => Ok(row.clone().into_kv()),
+            None => self.row(key, version).map(Row::into_kv),
+        };
+        found.iter().map(row).collect()
+    }
+
+    /// Rows that have left memory and lie close together in [`Table::Recent`]: one scan instead of a search for each.
+    fn recent_by_scan(&self, found: &[Found<'_>]) -> Result<BTreeMap<RevisionId, Row>, ReadFailed> {
+        let mut rows = BTreeMap::new();
+        if found.len() < SCAN_FROM_ROWS {
+            return Ok(rows);
+        }
+        let is_cold = |id: &RevisionId| *id > self.swept && *id < self.recent_from;
+        let mut cold: Vec<RevisionId> = found.iter().map(|(_, version)| version.id).filter(is_cold).collect();
+        cold.sort_unstable();
+        for run in cold.chunk_by(|a, b| b.main.0 - a.main.0 <= SCAN_GAP_REVISIONS) {
+            let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+            if run.len() < SCAN_FROM_ROWS {
+                continue;
+            }
+            let end = recent_key(RevisionId { main: last.main, sub: last.sub + 1 });
+            self.reader.scan(Table::Recent, &recent_key(*first), &end, Direction::Forward, &mut |key, stored| {
+                if let Some(id) = parse_recent_key(key).filter(|id| run.binary_search(id).is_ok())
+                    && let Some(row) = Row::parse(stored)
+                {
+                    rows.insert(id, row);
+                }
+                ControlFlow::Continue(())
+            })?;
+        }
+        Ok(rows)
     }
 
     fn rows_by_scan(&self, found: &[Found<'_>]) -> Result<Vec<EncodedKeyValue>, ReadFailed> {
