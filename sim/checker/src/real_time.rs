@@ -226,7 +226,12 @@ impl<'a> Sweep<'a> {
     /// The earliest rank at which enough may have been compacted, and the floor that is certain from then on.
     fn explain_compacted(&self, operation: &Operation<'_>, earliest: i64, latest: i64) -> Option<(i64, i64)> {
         let operations = &self.history.operations;
+        let highest_harmless = highest_harmless_floor(operation.request);
         let explain = |floor, from: i64| {
+            // No state needs to be looked at if nothing asked for lies below the floor.
+            if floor <= highest_harmless {
+                return None;
+            }
             let rank = self.explain_by_state(operation, &Refused::Compacted, from.max(earliest), latest, floor)?;
             Some((rank, floor))
         };
@@ -284,5 +289,20 @@ impl<'a> Sweep<'a> {
             Some(by) => (vec![operation.id, by.id], by.to_string()),
             None => (vec![operation.id], "the beginning".into()),
         }
+    }
+}
+
+/// The highest floor under which the request cannot be refused as compacted, whatever the state.
+fn highest_harmless_floor(request: &Request) -> i64 {
+    match request {
+        Request::Range(range) => match range.revision {
+            0 => i64::MAX,
+            revision if revision < 0 => i64::MIN,
+            revision => revision,
+        },
+        Request::Compact { revision } => revision.saturating_sub(1),
+        Request::Txn(txn) => txn.success.iter().chain(&txn.failure).map(highest_harmless_floor).min().unwrap_or(i64::MAX),
+        Request::Put(_) | Request::DeleteRange(_) => i64::MAX,
+        Request::Watch(_) => i64::MIN,
     }
 }
