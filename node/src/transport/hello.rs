@@ -29,7 +29,7 @@ pub struct Introduction {
     pub boot: Boot,
     /// Drawn at start: tells two processes apart that were started from copies of one directory.
     pub process: u64,
-    /// Its directory was made in this life, and it has not yet heard from a leader.
+    /// Its directory holds nothing from a leader, in whatever life it was made: a wiped member that is started twice is still wiped.
     pub fresh: bool,
 }
 

@@ -51,7 +51,7 @@ pub struct PeerSettings {
     pub boot: Boot,
     /// Drawn at start.
     pub process: u64,
-    /// This data directory was made in this life and holds nothing from a leader yet.
+    /// This data directory holds nothing from a leader yet.
     pub fresh: Arc<AtomicBool>,
     /// Sent when nothing else was for so long.
     pub ping_interval: Duration,
