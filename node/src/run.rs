@@ -1,7 +1,7 @@
 //! A member's life: recover, serve, hand over, end.
 
 use crate::{
-    actors::{Done, INBOX_INPUTS, Inbound, Member, NodeFront, Parts, ReplicaActor, Shared, TellReplica},
+    actors::{Done, INBOX_INPUTS, Inbound, Member, NodeFront, Parts, PeerInbox, ReplicaActor, Shared, TellReplica},
     clock::Clock,
     config::{ClusterState, Config},
     data_dir::DataDir,
@@ -175,6 +175,7 @@ fn peer_settings(
     limits: Limits,
 ) -> PeerSettings {
     let state = Arc::clone(shared);
+    let inbox = Arc::new(PeerInbox::new(inbox));
     PeerSettings {
         cluster: shared.member.cluster,
         member: shared.member.member,
@@ -185,11 +186,8 @@ fn peer_settings(
         silence: config.election_timeout,
         frame_limit: config.max_request_bytes.saturating_mul(2) + limits.append_bytes + FRAME_SLACK_BYTES,
         deliver: Arc::new(move |event: PeerEvent| {
-            let inbox = inbox.clone();
-            Box::pin(async move {
-                // A replica that is gone takes the process with it.
-                let _ = inbox.send(Inbound::Peer(event)).await;
-            })
+            let inbox = Arc::clone(&inbox);
+            Box::pin(async move { inbox.deliver(event).await })
         }),
         started: Arc::new(move |member| state.view.borrow().members().iter().any(|known| known.id == member && !known.name.is_empty())),
     }
@@ -226,7 +224,7 @@ fn serve_peers(arbiter: &Arbiter, transport: Transport, socket: Bound) -> Result
 async fn announce(front: NodeFront, config: Config, member: quorate_core::types::MemberId, addresses: Vec<String>) {
     let client_urls: Vec<String> = config.advertise_client_urls.iter().map(ToString::to_string).collect();
     let attributes = MemberAttributes { member, name: config.name.clone(), client_urls };
-    let context = Context { deadline: None, require_leader: false, source: Source::Internal };
+    let context = Context { deadline: None, require_leader: false, source: Source::Internal, request_bytes: 0 };
     let is_known = |front: &NodeFront| {
         front
             .current()
