@@ -181,8 +181,9 @@ struct Chunks<F: Front> {
     chunk_keys: i64,
     /// What the first chunk found.
     total: Option<i64>,
-    /// Of the chunk being sent.
+    /// Of the chunk being sent: the transport has it once it asks for the next.
     _charge: Charge,
+    is_done: bool,
 }
 
 impl<F: Front> Chunks<F> {
@@ -190,11 +191,11 @@ impl<F: Front> Chunks<F> {
         if range.revision.0 <= 0 {
             range.revision = view.revision();
         }
-        Self { service, view, call, range, sent: 0, chunk_keys: FIRST_CHUNK_KEYS, total: None, _charge: Charge::default() }
+        Self { service, view, call, range, sent: 0, chunk_keys: FIRST_CHUNK_KEYS, total: None, _charge: Charge::default(), is_done: false }
     }
 
     async fn next(this: Option<Self>) -> Result<Option<(raw::RangeStreamResponse, Option<Self>)>, Fault> {
-        let Some(mut this) = this else { return Ok(None) };
+        let Some(mut this) = this.filter(|this| !this.is_done) else { return Ok(None) };
         // The view would still answer, but a client is to see the same whichever member and moment it meets.
         if this.service.front.current().compacted() > this.range.revision {
             return Err(Refusal::Compacted.into());
@@ -209,7 +210,8 @@ impl<F: Front> Chunks<F> {
         let Some(last) = last else {
             let more = limited && this.sent < total;
             let answer = convert::range_answer(this.service.header(this.view.revision()), RangeReply { more, count: total, ..reply });
-            return Ok(Some((raw::RangeStreamResponse { range_response: Some(answer) }, None)));
+            this.is_done = true;
+            return Ok(Some((raw::RangeStreamResponse { range_response: Some(answer) }, Some(this))));
         };
         this.range.range = quorate_core::command::KeyRange { key: key_after(&last.0)?, end: this.rest_end() };
         this.adapt(bytes);
