@@ -22,6 +22,7 @@ pub const CLAIMS: &[Claim] = &[
     ("invalid JSON is refused", invalid_json),
     ("a request over either size limit is refused with that limit's error", oversized_requests),
     ("the largest request is taken", largest_request),
+    ("headers above their limit are refused", oversized_headers),
 ];
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -284,5 +285,22 @@ fn oversized_requests() -> Outcome {
 fn largest_request() -> Outcome {
     let mut ground = Ground::new(1, &[])?;
     put_of(&ground, MAX_REQUEST_BYTES - PUT_OVERHEAD.end())?.map_err(|status| format!("{status:?}"))?;
+    ground.check_unharmed(&[0])
+}
+
+/// As `HTTP2_HEADER_BYTES` has it.
+const HEADER_BYTES: usize = 64 << 10;
+
+fn oversized_headers() -> Outcome {
+    let mut ground = Ground::new(1, &[])?;
+    let mut client = ground.client(0)?;
+    let mut range = |bytes: usize| -> Result<Result<(), Status>, Box<dyn Error>> {
+        let mut request = Request::new(RangeRequest { key: b"large".to_vec().into(), ..RangeRequest::default() });
+        request.metadata_mut().insert("x-large", "h".repeat(bytes).parse()?);
+        Ok(ground.runtime.block_on(client.range(request)).map(|_| ()))
+    };
+    range(HEADER_BYTES / 2)?.map_err(|status| format!("half of the limit: {status:?}"))?;
+    require(range(HEADER_BYTES)?.is_err(), || "headers over the limit were taken".into())?;
+    range(0)?.map_err(|status| format!("the connection is of no use any more: {status:?}"))?;
     ground.check_unharmed(&[0])
 }
