@@ -1,7 +1,7 @@
 //! A member's life: recover, serve, hand over, end.
 
 use crate::{
-    actors::{Done, INBOX_INPUTS, Inbound, Member, NodeFront, Parts, ReplicaActor, Shared, TellReplica},
+    actors::{Done, INBOX_INPUTS, Inbound, Member, NodeFront, Parts, PeerInbox, ReplicaActor, Shared, TellReplica},
     clock::Clock,
     config::{ClusterState, Config},
     data_dir::DataDir,
@@ -182,6 +182,7 @@ fn peer_settings(
     limits: Limits,
 ) -> PeerSettings {
     let state = Arc::clone(shared);
+    let inbox = Arc::new(PeerInbox::new(inbox));
     PeerSettings {
         cluster: shared.member.cluster,
         member: shared.member.member,
@@ -192,11 +193,8 @@ fn peer_settings(
         silence: config.election_timeout,
         frame_limit: config.max_request_bytes.saturating_mul(2) + limits.append_bytes + FRAME_SLACK_BYTES,
         deliver: Arc::new(move |event: PeerEvent| {
-            let inbox = inbox.clone();
-            Box::pin(async move {
-                // A replica that is gone takes the process with it.
-                let _ = inbox.send(Inbound::Peer(event)).await;
-            })
+            let inbox = Arc::clone(&inbox);
+            Box::pin(async move { inbox.deliver(event).await })
         }),
         // The log counts beside the state: after a restart, what it holds is not applied before there is a leader.
         started: Arc::new(move |member| {
@@ -236,7 +234,7 @@ fn serve_peers(arbiter: &Arbiter, transport: Transport, socket: Bound) -> Result
 async fn announce(front: NodeFront, config: Config, member: MemberId, addresses: Vec<String>) {
     let client_urls: Vec<String> = config.advertise_client_urls.iter().map(ToString::to_string).collect();
     let attributes = MemberAttributes { member, name: config.name.clone(), client_urls };
-    let context = Context { deadline: None, require_leader: false, source: Source::Internal };
+    let context = Context { deadline: None, require_leader: false, source: Source::Internal, request_bytes: 0 };
     let is_known = |front: &NodeFront| {
         front
             .current()

@@ -273,15 +273,17 @@ impl<R: StateReader> Store<R> {
         Ok(rows)
     }
 
-    /// Changes from `start` on in order, ended only between revisions once there are `limit`.
-    pub fn events(&self, start: Revision, limit: usize) -> Result<Vec<Event>, ReadFailed> {
+    /// Changes from `start` on in order, ended only between revisions once there are `limit`, or `bytes` of their key-values.
+    pub fn events(&self, start: Revision, limit: usize, bytes: usize) -> Result<Vec<Event>, ReadFailed> {
         let mut events: Vec<Event> = Vec::new();
+        let mut sum = 0;
         let mut take = |id: RevisionId, row: Row| {
-            if events.len() >= limit && events.last().is_some_and(|last| last.id.main != id.main) {
+            if (events.len() >= limit || sum >= bytes) && events.last().is_some_and(|last| last.id.main != id.main) {
                 return ControlFlow::Break(());
             }
             let kind = if row.is_delete() { EventKind::Delete } else { EventKind::Put };
             let kv = row.into_kv();
+            sum += kv.0.len();
             events.push(Event { id, kind, key: kv.key(), kv });
             ControlFlow::Continue(())
         };

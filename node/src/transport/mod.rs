@@ -9,9 +9,13 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
-use crate::url::{Address, Url};
+use crate::{
+    throttle::Throttle,
+    url::{Address, Url},
+};
 use hello::{Channel, Introduction, Registry};
 use queue::Queue;
+pub use queue::envelope_bytes;
 use quorate_core::{
     consensus::{Configuration, Envelope, Message},
     effect::Proposal,
@@ -81,6 +85,7 @@ struct Inner {
     settings: PeerSettings,
     registry: Registry,
     peers: Mutex<BTreeMap<MemberId, Peer>>,
+    refusals: Throttle,
 }
 
 #[derive(Debug)]
@@ -103,7 +108,7 @@ impl Transport {
     #[must_use]
     pub fn new(settings: PeerSettings) -> Self {
         let registry = Registry::new(settings.cluster, settings.member, settings.silence);
-        Self(Arc::new(Inner { settings, registry, peers: Mutex::new(BTreeMap::new()) }))
+        Self(Arc::new(Inner { settings, registry, peers: Mutex::new(BTreeMap::new()), refusals: Throttle::of_refusals() }))
     }
 
     /// Dials those who are new, leaves those who are gone. Must be called within a tokio runtime.
