@@ -38,8 +38,9 @@ impl IndexBuilder {
 
     fn close_run(&mut self) {
         let mut run = core::mem::replace(&mut self.open, Vec::with_capacity(RUN_VERSIONS));
-        // Stable: versions of a key keep their order.
-        run.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let shared = run.first().map_or(0, |(first, _)| run.iter().map(|(key, _)| shared_front(first, key)).min().unwrap_or(0));
+        // Stable: versions of a key keep their order. Most comparisons end within eight bytes that lie beside each other.
+        run.sort_by_cached_key(|(key, _)| (number_of(&key[shared..]), key.clone()));
         for at in 1..run.len() {
             if run[at].0 == run[at - 1].0 {
                 run[at].0 = run[at - 1].0.clone();
@@ -47,6 +48,19 @@ impl IndexBuilder {
         }
         self.runs.push(run);
     }
+}
+
+/// How many bytes two keys begin with alike.
+fn shared_front(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+/// A number that grows with keys, or stays.
+fn number_of(key: &[u8]) -> u64 {
+    let mut front = [0; 8];
+    let length = key.len().min(front.len());
+    front[..length].copy_from_slice(&key[..length]);
+    u64::from_be_bytes(front)
 }
 
 /// The next version of a run, and those behind it.
@@ -139,7 +153,7 @@ mod tests {
             // Keys of several lengths, some a prefix of others.
             let number = chance.next_u64() % keys;
             let mut key = format!("key/{number}").into_bytes();
-            key.resize(key.len() + usize::try_from(number % 5).expect("small") * 7, b'x');
+            key.resize(key.len() + usize::try_from(number % 5).expect("small") * 7, if number % 2 == 0 { b'x' } else { 0 });
             let id = RevisionId { main: Revision(main), sub: chance.next_u32() % 3 };
             let number = i64::from(chance.next_u32() % 4);
             let version = Version { id, length: chance.next_u32() % 900, create: Revision(main), number, lease: LeaseId(number) };
