@@ -32,7 +32,11 @@ impl IndexBuilder {
 
     pub fn build(mut self) -> Index {
         self.close_run();
-        let merge = Merge { heads: self.runs.into_iter().enumerate().filter_map(|(run, rest)| Head::of(run, rest.into_iter())).collect() };
+        let first = self.runs.first().and_then(|run| run.first()).map(|(key, _)| key.clone()).unwrap_or_default();
+        let ends = self.runs.iter().flat_map(|run| run.first().into_iter().chain(run.last()));
+        let shared = ends.map(|(key, _)| shared_front(&first, key)).min().unwrap_or(0);
+        let heads = self.runs.into_iter().enumerate().filter_map(|(run, rest)| Head::of(run, rest.into_iter(), shared)).collect();
+        let merge = Merge { heads, shared };
         Tree::from_sorted(Records { versions: merge, next: None })
     }
 
@@ -65,6 +69,8 @@ fn number_of(key: &[u8]) -> u64 {
 
 /// The next version of a run, and those behind it.
 struct Head {
+    /// Of the key behind what all keys share.
+    number: u64,
     key: Key,
     version: Version,
     run: usize,
@@ -72,15 +78,15 @@ struct Head {
 }
 
 impl Head {
-    fn of(run: usize, mut rest: IntoIter<(Key, Version)>) -> Option<Self> {
-        rest.next().map(|(key, version)| Self { key, version, run, rest })
+    fn of(run: usize, mut rest: IntoIter<(Key, Version)>, shared: usize) -> Option<Self> {
+        rest.next().map(|(key, version)| Self { number: number_of(&key[shared..]), key, version, run, rest })
     }
 }
 
 /// The smallest key is the greatest, as the heap gives out the greatest first; of one key the oldest.
 impl Ord for Head {
     fn cmp(&self, other: &Self) -> Ordering {
-        other.key.cmp(&self.key).then(other.run.cmp(&self.run))
+        other.number.cmp(&self.number).then_with(|| other.key.cmp(&self.key)).then(other.run.cmp(&self.run))
     }
 }
 impl PartialOrd for Head {
@@ -98,6 +104,8 @@ impl Eq for Head {}
 /// All runs as one.
 struct Merge {
     heads: BinaryHeap<Head>,
+    /// Bytes that all keys begin with.
+    shared: usize,
 }
 
 impl Iterator for Merge {
@@ -109,6 +117,7 @@ impl Iterator for Merge {
             let last = PeekMut::pop(head);
             return Some((last.key, last.version));
         };
+        head.number = number_of(&key[self.shared..]);
         Some((core::mem::replace(&mut head.key, key), core::mem::replace(&mut head.version, version)))
     }
 }
