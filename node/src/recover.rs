@@ -6,6 +6,7 @@ use crate::{
     state::{FjallReader, StateStore},
     wal,
 };
+use bytes::Bytes;
 use quorate_core::{
     command::Command,
     consensus::{Configuration, Entry, Payload},
@@ -15,26 +16,14 @@ use quorate_core::{
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
-use std::{
-    collections::BTreeSet,
-    fs,
-    io::Read,
-    path::{Path, PathBuf},
-};
-
-/// Enough of a segment's file to hold its first record, which names the owner.
-const FRONT_BYTES: u64 = 64 << 10;
-
-/// What the flags say about a data directory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Origin {
-    /// It is of the cluster that the flags describe, which begins here if it is empty.
-    Founded,
-    /// The same, but nobody said which cluster: what a directory holds is taken as it is.
-    Unstated,
-    /// Of a cluster whose members may have changed since the flags described it.
-    Joined,
-}
+pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin) -> Result<Recovery, String> {
+    let mut phases = Phases::default();
+    let segments = wal::open(directory.wal()).map_err(|error| error.to_string())?;
+    // Before anything is written: the data of others stays as it is.
+    if let Some(owner) = segments.first().and_then(|(segment, path)| owner(*segment, path)) {
+        check_owner(directory, &owner, founding, origin)?;
+    }
+    let contents = read_ahead(&segments)?;
 
 /// What a member starts from.
 #[derive(Debug)]
@@ -55,19 +44,27 @@ pub struct Recovery {
 ///
 /// # Errors
 /// Why this member must not start, naming the file and what to do.
+<<<<<<< HEAD
 pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin) -> Result<Recovery, String> {
     let segments = wal::open(directory.wal()).map_err(|error| error.to_string())?;
     // Before anything is written: the data of others stays as it is.
     if let Some(owner) = segments.first().and_then(|(segment, path)| owner(*segment, path)) {
         check_owner(directory, &owner, founding, origin)?;
     }
+=======
+pub fn recover(directory: &DataDir, founding: &Founding, may_found: bool) -> Result<Recovery, String> {
+    let mut phases = Phases::default();
+    let segments = wal::open(directory.wal()).map_err(|error| error.to_string())?;
+    let contents = read_ahead(&segments)?;
+>>>>>>> fast
     let store = StateStore::open(&directory.state()).map_err(|error| error.to_string())?;
     if let Some(repaired) = &store.repaired {
         tracing::warn!(target: "quorate", what = repaired, "the state store was mended");
     }
+    let state_ms = phases.end();
     let (entries, bootstrap) = bootstrap_entries(&founding.members);
     let applied = applied(&store)?;
-    let (log, founded) = match read_log(directory, &segments, applied)? {
+    let (log, founded) = match read_log(directory, &segments, &contents, applied)? {
         Some(log) => {
             check_owner(directory, &log.identity, founding, origin)?;
             (log, false)
@@ -100,12 +97,14 @@ pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin) -> Resu
         ));
     }
     let identity = log.identity.clone();
+    let log_ms = phases.end();
     let settings = MachineSettings { member: identity.member, boot: log.boot, limits: MachineLimits::default() };
     let machine = Machine::open(settings, store.reader()).map_err(|error| error.to_string())?;
+    let index_ms = phases.end();
     tracing::info!(
         target: "quorate",
         member_id = %identity.member, cluster_id = %identity.cluster, boot = log.boot.0,
-        applied = applied.0, replayed = log.entries.len(), founded, "recovered"
+        applied = applied.0, replayed = log.entries.len(), founded, state_ms, log_ms, index_ms, "recovered"
     );
     let announced = announced(&log.entries);
     Ok(Recovery { identity, boot: log.boot, founded, announced, log, store, machine, bootstrap })
@@ -159,6 +158,24 @@ fn announced(entries: &[Entry]) -> BTreeSet<MemberId> {
     entries.iter().filter_map(announcement).collect()
 }
 
+/// Tells how long each part of a start took.
+struct Phases(Instant);
+
+impl Default for Phases {
+    fn default() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Phases {
+    /// Milliseconds since the last call.
+    fn end(&mut self) -> u64 {
+        let now = Instant::now();
+        let took = now.duration_since(std::mem::replace(&mut self.0, now));
+        u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
 /// What the state store has applied.
 fn applied(store: &StateStore) -> Result<LogIndex, String> {
     quorate_core::machine::stored_applied(&store.reader()).map(|id| id.index).map_err(|error| error.to_string())
@@ -170,15 +187,37 @@ fn seed() -> [u8; 32] {
     seed
 }
 
+/// Reads segment after segment on a thread of its own: one while the state store opens, the next while one is looked at.
+fn read_ahead(segments: &[(SegmentId, PathBuf)]) -> Result<mpsc::Receiver<Result<Bytes, String>>, String> {
+    let paths: Vec<PathBuf> = segments.iter().map(|(_, path)| path.clone()).collect();
+    let (sender, contents) = mpsc::sync_channel(0);
+    let read = move || {
+        for path in paths {
+            let read = fs::read(&path).map(Bytes::from).map_err(|error| format!("cannot read {}: {error}", path.display()));
+            // Whoever found damage listens no more.
+            if sender.send(read).is_err() {
+                return;
+            }
+        }
+    };
+    thread::Builder::new().name("wal-read".into()).spawn(read).map_err(|error| format!("cannot start a thread: {error}"))?;
+    Ok(contents)
+}
+
 /// `None`: there is no log yet.
-fn read_log(directory: &DataDir, segments: &[(SegmentId, PathBuf)], applied: LogIndex) -> Result<Option<Recovered>, String> {
+fn read_log(
+    directory: &DataDir,
+    segments: &[(SegmentId, PathBuf)],
+    contents: &mpsc::Receiver<Result<Bytes, String>>,
+    applied: LogIndex,
+) -> Result<Option<Recovered>, String> {
     if segments.is_empty() {
         return Ok(None);
     }
     let mut recovery = quorate_core::wal::Recovery::new(applied, WalSettings::default(), seed());
     for (segment, path) in segments {
-        let bytes = fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-        recovery.segment(*segment, &bytes.into()).map_err(|damage| damaged(directory, &damage))?;
+        let bytes = contents.recv().map_err(|_| format!("{} was not read", path.display()))??;
+        recovery.segment(*segment, &bytes).map_err(|damage| damaged(directory, &damage))?;
     }
     match recovery.finish() {
         Ok(log) => Ok(Some(log)),
