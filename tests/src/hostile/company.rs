@@ -61,7 +61,7 @@ fn peer_of_another_cluster() -> Outcome {
 
 /// From a member's line about what it recovered.
 fn cluster_id(log: &str) -> Option<&str> {
-    log.split_once("\"cluster_id\":\"")?.1.split('"').next()
+    log.split_once("\"cluster-id\":\"")?.1.split('"').next()
 }
 
 fn data_dir_of_another_cluster() -> Outcome {
