@@ -42,7 +42,7 @@ const WORKER_CONNECTIONS: usize = 25_000;
 const SHUTDOWN_SECONDS: u64 = 1;
 /// Streams that one connection may have open, whatever `--max-concurrent-streams` allows; a client waits for one to end.
 const CONNECTION_STREAMS: u32 = 65_536;
-/// Headers of one HTTP/2 request; above it the request is refused with status 431.
+/// Headers of one HTTP/2 request; above it the request is refused, or the connection closed.
 const HTTP2_HEADER_BYTES: u32 = 64 << 10;
 const HTTP2_STREAM_WINDOW: u32 = 1 << 20;
 const HTTP2_CONNECTION_WINDOW: u32 = 8 << 20;
