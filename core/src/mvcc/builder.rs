@@ -162,7 +162,7 @@ mod tests {
             // Keys of several lengths, some a prefix of others.
             let number = chance.next_u64() % keys;
             let mut key = format!("key/{number}").into_bytes();
-            key.resize(key.len() + usize::try_from(number % 5).expect("small") * 7, if number % 2 == 0 { b'x' } else { 0 });
+            key.resize(key.len() + usize::try_from(number % 5).expect("small") * 7, if number.is_multiple_of(2) { b'x' } else { 0 });
             let id = RevisionId { main: Revision(main), sub: chance.next_u32() % 3 };
             let number = i64::from(chance.next_u32() % 4);
             let version = Version { id, length: chance.next_u32() % 900, create: Revision(main), number, lease: LeaseId(number) };

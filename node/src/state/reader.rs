@@ -41,6 +41,11 @@ impl FjallReader {
         Self(Arc::new(Inner { snapshot, tables }))
     }
 
+    #[cfg(test)]
+    pub(super) fn parts(&self) -> usize {
+        self.0.tables.recent.len()
+    }
+
     fn get_from(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Bytes>, ReadFailed> {
         Ok(self.0.snapshot.get(keyspace, key).map_err(failed)?.as_ref().map(bytes))
     }
