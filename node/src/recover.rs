@@ -16,14 +16,29 @@ use quorate_core::{
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
-pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin) -> Result<Recovery, String> {
-    let mut phases = Phases::default();
-    let segments = wal::open(directory.wal()).map_err(|error| error.to_string())?;
-    // Before anything is written: the data of others stays as it is.
-    if let Some(owner) = segments.first().and_then(|(segment, path)| owner(*segment, path)) {
-        check_owner(directory, &owner, founding, origin)?;
-    }
-    let contents = read_ahead(&segments)?;
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+    sync::mpsc,
+    thread,
+    time::Instant,
+};
+
+/// Enough of a segment's file to hold its first record, which names the owner.
+const FRONT_BYTES: u64 = 64 << 10;
+
+/// What the flags say about a data directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// It is of the cluster that the flags describe, which begins here if it is empty.
+    Founded,
+    /// The same, but nobody said which cluster: what a directory holds is taken as it is.
+    Unstated,
+    /// Of a cluster whose members may have changed since the flags described it.
+    Joined,
+}
 
 /// What a member starts from.
 #[derive(Debug)]
@@ -44,19 +59,14 @@ pub struct Recovery {
 ///
 /// # Errors
 /// Why this member must not start, naming the file and what to do.
-<<<<<<< HEAD
 pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin) -> Result<Recovery, String> {
+    let mut phases = Phases::default();
     let segments = wal::open(directory.wal()).map_err(|error| error.to_string())?;
     // Before anything is written: the data of others stays as it is.
     if let Some(owner) = segments.first().and_then(|(segment, path)| owner(*segment, path)) {
         check_owner(directory, &owner, founding, origin)?;
     }
-=======
-pub fn recover(directory: &DataDir, founding: &Founding, may_found: bool) -> Result<Recovery, String> {
-    let mut phases = Phases::default();
-    let segments = wal::open(directory.wal()).map_err(|error| error.to_string())?;
     let contents = read_ahead(&segments)?;
->>>>>>> fast
     let store = StateStore::open(&directory.state()).map_err(|error| error.to_string())?;
     if let Some(repaired) = &store.repaired {
         tracing::warn!(target: "quorate", what = repaired, "the state store was mended");
