@@ -107,6 +107,45 @@ fn queued_writes_share_a_sync() {
     assert_eq!(group(resumed.clone()), resumed, "what was read after a crash is synced before a record vouches for it");
 }
 
+/// Is held up as a slow disk would be: each report waits to be let go.
+struct HeldUp(events::SyncSender<WriteNumber>);
+
+impl WalListener for HeldUp {
+    fn durable(&mut self, number: WriteNumber) {
+        let _ = self.0.send(number);
+    }
+    fn failed(&mut self, error: WalError) {
+        panic!("{error}");
+    }
+}
+
+#[test]
+fn who_hands_over_a_write_waits_while_the_queue_is_full() {
+    let home = tempfile::tempdir().unwrap();
+    let (sender, receiver) = events::sync_channel(0);
+    let (wal, threads) = Wal::start(home.path(), HeldUp(sender)).unwrap();
+    let mut numbers = (1..).map(WriteNumber);
+    let mut accept = || {
+        let fits = |number: &WriteNumber| wal.writes.try_send((*number, Vec::new())).is_ok();
+        numbers.by_ref().take_while(fits).count()
+    };
+    let mut accepted = accept();
+    assert!(accepted >= QUEUED_WRITES);
+    // The thread reports its first write only when this is received, and takes no others out before that.
+    while wal.writes.capacity() > 0 {
+        accepted += accept();
+    }
+    assert!((QUEUED_WRITES + 1..=QUEUED_WRITES + WRITES_PER_BATCH).contains(&accepted), "{accepted}");
+    let last = WriteNumber(1 << 40);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| wal.write_blocking(last, Vec::new()));
+        while receiver.recv().unwrap() != last {}
+        waiting.join().unwrap().unwrap();
+    });
+    drop(wal);
+    threads.join();
+}
+
 #[test]
 fn segments_are_recycled_on_disk() {
     let home = tempfile::tempdir().unwrap();
