@@ -102,15 +102,18 @@ async fn connections_wait_for_a_grpc_server_that_is_behind() {
     drop(first);
 }
 
-fn served(directory: &tempfile::TempDir, max_concurrent_streams: u32) -> Served {
-    Served {
+/// What a new member serves, until the second is dropped.
+fn served(directory: &tempfile::TempDir, max_concurrent_streams: u32) -> (Served, tokio::sync::watch::Sender<bool>) {
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let served = Served {
         shared: Shared::of_a_new_member(directory.path()),
         inbox: Inbound::queue().0,
         surface: Surface::new(quorate_web::Options::default(), prometheus_client::registry::Registry::default()),
         hub_limits: HubLimits::default(),
         max_concurrent_streams,
-        stop: tokio::sync::watch::Sender::new(false).subscribe(),
-    }
+        stop: stopped,
+    };
+    (served, stop)
 }
 
 /// A client that keeps to no limit, in the frames of RFC 9113.
@@ -188,7 +191,7 @@ impl Http2 {
 #[actix_rt::test]
 async fn a_connection_is_told_how_many_streams_it_may_have() {
     let directory = tempfile::tempdir().unwrap();
-    let served = served(&directory, 2);
+    let (served, _stop) = served(&directory, 2);
     assert_eq!(Http2::connect(served.clone()).await.max_concurrent_streams, Some(2));
     let unlimited = Served { max_concurrent_streams: u32::MAX, ..served };
     assert_eq!(Http2::connect(unlimited).await.max_concurrent_streams, Some(CONNECTION_STREAMS));
@@ -197,7 +200,8 @@ async fn a_connection_is_told_how_many_streams_it_may_have() {
 #[actix_rt::test]
 async fn a_stream_above_the_limit_is_refused_until_another_ends() {
     let directory = tempfile::tempdir().unwrap();
-    let mut client = Http2::connect(served(&directory, 2)).await;
+    let (served, _stop) = served(&directory, 2);
+    let mut client = Http2::connect(served).await;
     for stream in [1, 3] {
         client.watch(stream).await;
         client.answer(stream).await.unwrap();
@@ -229,7 +233,8 @@ async fn a_connection_above_the_limit_of_a_worker_waits_until_another_closes() {
     let socket = bind(&Url::parse("http://127.0.0.1:0").unwrap(), "listen-client-urls").unwrap();
     let Bound::Tcp(listener) = &socket else { panic!("a TCP URL") };
     let address = listener.local_addr().unwrap();
-    let server = serve_at_most(1, vec![socket], 1, &served(&directory, 1)).unwrap();
+    let (served, _stop) = served(&directory, 1);
+    let server = serve_at_most(1, vec![socket], 1, &served).unwrap();
     let handle = server.handle();
     let running = actix_rt::spawn(server);
     let mut first = TcpStream::connect(address).await.unwrap();

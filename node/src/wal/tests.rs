@@ -107,12 +107,17 @@ fn queued_writes_share_a_sync() {
     assert_eq!(group(resumed.clone()), resumed, "what was read after a crash is synced before a record vouches for it");
 }
 
-/// Is held up as a slow disk would be: each report waits to be let go.
-struct HeldUp(events::SyncSender<WriteNumber>);
+/// Holds its thread up, as a slow disk would: says what is durable, and waits to be let go.
+struct HeldUp {
+    durable: events::Sender<WriteNumber>,
+    go: events::Receiver<()>,
+}
 
 impl WalListener for HeldUp {
     fn durable(&mut self, number: WriteNumber) {
-        let _ = self.0.send(number);
+        self.durable.send(number).unwrap();
+        // Let go for good once the other side is dropped.
+        let _ = self.go.recv();
     }
     fn failed(&mut self, error: WalError) {
         panic!("{error}");
@@ -120,30 +125,21 @@ impl WalListener for HeldUp {
 }
 
 #[test]
-fn who_hands_over_a_write_waits_while_the_queue_is_full() {
+fn only_so_many_writes_wait_for_the_disk_and_who_hands_over_more_waits() {
     let home = tempfile::tempdir().unwrap();
-    let (sender, receiver) = events::sync_channel(0);
-    let (wal, threads) = Wal::start(home.path(), HeldUp(sender)).unwrap();
-    let mut numbers = (1..).map(WriteNumber);
-    let mut accept = || {
-        let fits = |number: &WriteNumber| wal.writes.try_send((*number, Vec::new())).is_ok();
-        numbers.by_ref().take_while(fits).count()
-    };
-    let mut accepted = accept();
-    assert!(accepted >= QUEUED_WRITES);
-    // The thread reports its first write only when this is received, and takes no others out before that.
-    while wal.writes.capacity() > 0 {
-        accepted += accept();
-    }
-    assert!((QUEUED_WRITES + 1..=QUEUED_WRITES + WRITES_PER_BATCH).contains(&accepted), "{accepted}");
-    let last = WriteNumber(1 << 40);
-    std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| wal.write_blocking(last, Vec::new()));
-        while receiver.recv().unwrap() != last {}
-        waiting.join().unwrap().unwrap();
-    });
+    let (sender, durable) = events::channel();
+    let (go, held_up) = events::channel();
+    let (wal, threads) = Wal::start(home.path(), HeldUp { durable: sender, go: held_up }).unwrap();
+    wal.write_blocking(WriteNumber(1), Vec::new()).unwrap();
+    assert_eq!(durable.recv().unwrap(), WriteNumber(1));
+    let accepted = (2..).take_while(|number| wal.writes.try_send((WriteNumber(*number), Vec::new())).is_ok()).count();
+    assert_eq!(accepted, QUEUED_WRITES);
+    drop(go);
+    let last = WriteNumber(2 + QUEUED_WRITES as u64);
+    wal.write_blocking(last, Vec::new()).unwrap();
     drop(wal);
     threads.join();
+    assert_eq!(durable.iter().last(), Some(last));
 }
 
 #[test]
