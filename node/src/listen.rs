@@ -158,11 +158,13 @@ impl Served {
 /// # Errors
 /// A socket that cannot be registered.
 pub fn serve(sockets: Vec<Bound>, workers: usize, served: &Served) -> io::Result<Server> {
-    let mut builder: ServerBuilder = Server::build()
-        .workers(workers)
-        .max_concurrent_connections(WORKER_CONNECTIONS)
-        .shutdown_timeout(SHUTDOWN_SECONDS)
-        .disable_signals();
+    serve_at_most(WORKER_CONNECTIONS, sockets, workers, served)
+}
+
+/// Serves, with so many connections on each worker.
+fn serve_at_most(connections: usize, sockets: Vec<Bound>, workers: usize, served: &Served) -> io::Result<Server> {
+    let mut builder: ServerBuilder =
+        Server::build().workers(workers).max_concurrent_connections(connections).shutdown_timeout(SHUTDOWN_SECONDS).disable_signals();
     for socket in sockets {
         let served = served.clone();
         builder = match socket {

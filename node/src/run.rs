@@ -1,7 +1,7 @@
 //! A member's life: recover, serve, hand over, end.
 
 use crate::{
-    actors::{Done, INBOX_INPUTS, Inbound, Member, NodeFront, Parts, PeerInbox, ReplicaActor, Shared, TellReplica},
+    actors::{Done, Inbound, Member, NodeFront, Parts, PeerInbox, ReplicaActor, Shared, TellReplica},
     clock::Clock,
     config::{ClusterState, Config},
     data_dir::DataDir,
@@ -113,7 +113,7 @@ async fn serve(config: Config, directory: DataDir, recovered: Recovery, clients:
         election_timeout: config.election_timeout,
     };
     let shared = Arc::new(Shared::new(member, clock, persister.usage(), machine.view()));
-    let (inbox, inbox_receiver) = mpsc::channel(INBOX_INPUTS);
+    let (inbox, inbox_receiver) = Inbound::queue();
     let fresh = Arc::new(AtomicBool::new(log.holds_only_bootstrap()));
     let limits = Limits::default();
     let transport = Transport::new(peer_settings(&config, &shared, &fresh, announced, inbox.clone(), chance.next_u64(), limits));

@@ -2,9 +2,12 @@
 
 use crate::world::{Options, World};
 use quorate_core::command::Refusal;
-use quorate_core::consensus::Limits;
+use quorate_core::consensus::{Limits, Message};
 use quorate_core::effect::{ConsensusEffect, ConsensusInput};
 use quorate_core::types::{Boot, MemberId, ReadId};
+
+/// As `READS_PER_MESSAGE` has it.
+const READS_PER_MESSAGE: usize = 4_096;
 
 #[test]
 fn proposals_above_a_limit_are_refused() {
@@ -76,4 +79,26 @@ fn reads_above_a_limit_are_refused() {
     world.expect_reads(&inputs);
     world.step_all(1, inputs);
     assert!(world.effects.contains(&(1, ConsensusEffect::RefuseRead(last, Refusal::TooManyRequests))));
+}
+
+#[test]
+fn a_message_asks_for_only_so_many_reads() {
+    let mut world = World::with(3, Options::default());
+    world.elect(1);
+    world.clear();
+    let read = |sequence| ConsensusInput::Read(ReadId { member: MemberId(2), boot: Boot(1), sequence });
+    let inputs: Vec<_> = (1..=READS_PER_MESSAGE as u64 + 1).map(read).collect();
+    world.expect_reads(&inputs);
+    world.step_all(2, inputs);
+    let asked = |effect: &ConsensusEffect| match effect {
+        ConsensusEffect::Send(envelope) => match &envelope.message {
+            Message::ReadIndex(reads) => Some(reads.len()),
+            _ => None,
+        },
+        _ => None,
+    };
+    let asked: Vec<_> = world.effects.iter().filter(|(id, _)| *id == 2).filter_map(|(_, effect)| asked(effect)).collect();
+    assert_eq!(asked, [READS_PER_MESSAGE, 1]);
+    world.settle();
+    assert_eq!(world.reads_answered, READS_PER_MESSAGE + 1);
 }

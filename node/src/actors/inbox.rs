@@ -59,6 +59,14 @@ pub enum Inbound {
     HandOver,
 }
 
+impl Inbound {
+    /// Holds [`INBOX_INPUTS`].
+    #[must_use]
+    pub fn queue() -> (mpsc::Sender<Self>, mpsc::Receiver<Self>) {
+        mpsc::channel(INBOX_INPUTS)
+    }
+}
+
 /// What this member's own threads have done. Unbounded, so that they never wait for the replica, which may wait for them; each
 /// event answers one effect.
 #[derive(Debug)]
@@ -94,7 +102,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_peer_is_not_read_from_while_its_messages_fill_the_inbox() {
-        let (sender, mut receiver) = mpsc::channel(INBOX_INPUTS);
+        let (sender, mut receiver) = Inbound::queue();
         let inbox = PeerInbox::new(sender);
         let request = RequestId { member: MemberId(2), boot: Boot(1), sequence: 0 };
         let proposal = Proposal { request, command: Bytes::from(vec![0; INBOX_PEER_BYTES / 4]) };
@@ -106,5 +114,22 @@ mod tests {
         drop(receiver.recv().await);
         fourth.await;
         assert_eq!(receiver.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_full_inbox_takes_one_more_input_for_each_that_is_taken_out() {
+        let (sender, mut receiver) = Inbound::queue();
+        let peers = PeerInbox::new(sender.clone());
+        let closed = || PeerEvent::Closed(MemberId(2));
+        for _ in 1..INBOX_INPUTS {
+            peers.deliver(closed()).await;
+        }
+        sender.send(Inbound::HandOver).await.unwrap();
+        assert!(sender.try_send(Inbound::HandOver).is_err(), "a client waits");
+        let mut waiting = Box::pin(peers.deliver(closed()));
+        assert!(futures::poll!(&mut waiting).is_pending(), "and so does a peer");
+        receiver.recv().await;
+        waiting.await;
+        assert_eq!(receiver.len(), INBOX_INPUTS);
     }
 }

@@ -135,6 +135,27 @@ impl Shared {
 }
 
 #[cfg(test)]
+impl Shared {
+    /// Of a member that has just been founded, with its state in a directory.
+    pub(crate) fn of_a_new_member(directory: &std::path::Path) -> Arc<Self> {
+        use quorate_core::machine::{Machine, MachineLimits, MachineSettings};
+        let store = crate::state::StateStore::open(&directory.join("state")).unwrap();
+        let settings = MachineSettings { member: MemberId(1), boot: Boot(1), limits: MachineLimits::default() };
+        let machine = Machine::open(settings, store.reader()).unwrap();
+        let member = Member {
+            cluster: ClusterId(1),
+            member: MemberId(1),
+            boot: Boot(1),
+            quota_bytes: None,
+            max_request_bytes: 1 << 20,
+            request_timeout: Duration::from_secs(5),
+            election_timeout: Duration::from_secs(1),
+        };
+        Arc::new(Self::new(member, Clock, store.usage(), machine.view()))
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -162,34 +162,25 @@ impl StreamHandler<Arc<View<FjallReader>>> for HubActor {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Member;
     use super::*;
-    use crate::{clock::Clock, state::StateStore};
-    use quorate_core::{
-        machine::{Machine, MachineLimits, MachineSettings},
-        types::{Boot, ClusterId, MemberId},
-        watch::WatchRequest,
-    };
-    use std::time::Duration;
+    use quorate_core::watch::WatchRequest;
+
+    #[actix_rt::test]
+    async fn who_asks_a_hub_that_is_behind_waits() {
+        let directory = tempfile::tempdir().unwrap();
+        let HubHandle(hub) = HubActor::start_here(Shared::of_a_new_member(directory.path()), HubLimits::default());
+        // The hub is on this thread, so it takes nothing before the next await.
+        let accepted = (0..).take_while(|number| hub.try_send(HubRequest::Close(StreamId(*number))).is_ok()).count();
+        assert_eq!(accepted, HUB_REQUESTS);
+        hub.send(HubRequest::Close(StreamId(0))).await.unwrap();
+    }
 
     #[actix_rt::test]
     async fn a_stream_is_told_when_it_holds_as_much_as_it_may_and_when_it_was_drained() {
         let directory = tempfile::tempdir().unwrap();
-        let store = StateStore::open(&directory.path().join("state")).unwrap();
-        let settings = MachineSettings { member: MemberId(1), boot: Boot(1), limits: MachineLimits::default() };
-        let machine = Machine::open(settings, store.reader()).unwrap();
-        let member = Member {
-            cluster: ClusterId(1),
-            member: MemberId(1),
-            boot: Boot(1),
-            quota_bytes: None,
-            max_request_bytes: 1 << 20,
-            request_timeout: Duration::from_secs(5),
-            election_timeout: Duration::from_secs(1),
-        };
-        let shared = Arc::new(Shared::new(member, Clock, store.usage(), machine.view()));
         // The answers to two requests fill it.
-        let HubHandle(hub) = HubActor::start_here(shared, HubLimits { stream_bytes: 100, ..HubLimits::default() });
+        let HubHandle(hub) =
+            HubActor::start_here(Shared::of_a_new_member(directory.path()), HubLimits { stream_bytes: 100, ..HubLimits::default() });
         let (responses, mut receiver) = mpsc::unbounded_channel();
         let (full, mut is_full) = watch::channel(false);
         hub.send(HubRequest::Open { stream: StreamId(1), responses, full }).await.unwrap();

@@ -22,6 +22,10 @@ struct Side {
 }
 
 async fn side(member: u64, fresh: bool, started: &'static [u64]) -> Side {
+    side_with_silence(member, fresh, started, Duration::from_secs(1)).await
+}
+
+async fn side_with_silence(member: u64, fresh: bool, started: &'static [u64], silence: Duration) -> Side {
     let (sender, events) = mpsc::unbounded_channel();
     let settings = PeerSettings {
         cluster: ClusterId(1),
@@ -30,7 +34,7 @@ async fn side(member: u64, fresh: bool, started: &'static [u64]) -> Side {
         process: member,
         fresh: Arc::new(AtomicBool::new(fresh)),
         ping_interval: Duration::from_millis(50),
-        silence: Duration::from_secs(1),
+        silence,
         frame_limit: FRAME_LIMIT,
         deliver: Arc::new(move |event| {
             let sender = sender.clone();
@@ -195,6 +199,16 @@ async fn an_oversized_frame_and_a_newer_protocol_end_the_connection() {
         assert!(matches!(answer, Answer::Welcome(_)) && taken == bytes.len());
         assert_eq!(b.events.recv().await, Some(PeerEvent::Closed(MemberId(9))));
     }
+}
+
+#[tokio::test]
+async fn a_member_that_says_nothing_after_its_hello_is_closed() {
+    let mut b = side_with_silence(2, false, &[], Duration::from_millis(1)).await;
+    b.serve();
+    let bytes = rest(connect(&b, &hello(1, 2)).await).await;
+    let (answer, taken) = codec::decode::<Answer>(PROTOCOL, &bytes, 4_096).unwrap();
+    assert!(matches!(answer, Answer::Welcome(_)) && taken == bytes.len());
+    assert_eq!(b.events.recv().await, Some(PeerEvent::Closed(MemberId(9))));
 }
 
 #[tokio::test]

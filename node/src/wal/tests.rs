@@ -107,6 +107,41 @@ fn queued_writes_share_a_sync() {
     assert_eq!(group(resumed.clone()), resumed, "what was read after a crash is synced before a record vouches for it");
 }
 
+/// Holds its thread up, as a slow disk would: says what is durable, and waits to be let go.
+struct HeldUp {
+    durable: events::Sender<WriteNumber>,
+    go: events::Receiver<()>,
+}
+
+impl WalListener for HeldUp {
+    fn durable(&mut self, number: WriteNumber) {
+        self.durable.send(number).unwrap();
+        // Let go for good once the other side is dropped.
+        let _ = self.go.recv();
+    }
+    fn failed(&mut self, error: WalError) {
+        panic!("{error}");
+    }
+}
+
+#[test]
+fn only_so_many_writes_wait_for_the_disk_and_who_hands_over_more_waits() {
+    let home = tempfile::tempdir().unwrap();
+    let (sender, durable) = events::channel();
+    let (go, held_up) = events::channel();
+    let (wal, threads) = Wal::start(home.path(), HeldUp { durable: sender, go: held_up }).unwrap();
+    wal.write_blocking(WriteNumber(1), Vec::new()).unwrap();
+    assert_eq!(durable.recv().unwrap(), WriteNumber(1));
+    let accepted = (2..).take_while(|number| wal.writes.try_send((WriteNumber(*number), Vec::new())).is_ok()).count();
+    assert_eq!(accepted, QUEUED_WRITES);
+    drop(go);
+    let last = WriteNumber(2 + QUEUED_WRITES as u64);
+    wal.write_blocking(last, Vec::new()).unwrap();
+    drop(wal);
+    threads.join();
+    assert_eq!(durable.iter().last(), Some(last));
+}
+
 #[test]
 fn segments_are_recycled_on_disk() {
     let home = tempfile::tempdir().unwrap();
