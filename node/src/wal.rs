@@ -25,6 +25,8 @@ pub const QUEUED_WRITES: usize = 1_024;
 /// Segments being zero-filled or ready and not yet used.
 const PREPARED_SEGMENTS: usize = 2;
 const ZERO_FILL_BYTES: usize = 1 << 20;
+/// What a segment that is laid out ahead must leave free, for the state store. On a smaller disk segments grow as they are written.
+const HEADROOM_BYTES: u64 = 64 << 20;
 
 /// What failed, where, and what the system said. Final: the disk may have dropped what it was given before.
 #[derive(Clone, Debug)]
@@ -279,12 +281,16 @@ impl<L: WalListener> Writer<L> {
         Ok(())
     }
 
-    /// Renames a prepared file, or makes one here and now.
+    /// Renames a prepared file, or makes one here and now: an empty one on a disk with little room. Writes then lengthen it, and
+    /// after a restart the log goes on in the next segment.
     fn create(&mut self, segment: SegmentId, length: u64) -> Result<(), WalError> {
         let path = self.path(segment);
         let (prepared, file) = match self.preparer.take(length) {
             Some(prepared) => prepared,
-            None => zero_filled(&self.directory.join(format!("{segment}.now.tmp")), length)?,
+            None => {
+                let length = if has_room(&self.directory, length)? { length } else { 0 };
+                zero_filled(&self.directory.join(format!("{segment}.now.tmp")), length)?
+            }
         };
         std::fs::rename(&prepared, &path).map_err(failed("rename", &prepared))?;
         self.files.insert(segment, file);
@@ -323,6 +329,13 @@ fn group(ops: Vec<WalOp>) -> Vec<WalOp> {
 
 fn sync_directory(directory: &Path) -> Result<(), WalError> {
     File::open(directory).and_then(|file| file.sync_all()).map_err(failed("sync directory", directory))
+}
+
+/// Whether a file of that length leaves the headroom.
+fn has_room(directory: &Path, length: u64) -> Result<bool, WalError> {
+    let disk = nix::sys::statvfs::statvfs(directory).map_err(|errno| failed("look for free space in", directory)(errno.into()))?;
+    let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+    Ok(free >= length.saturating_add(HEADROOM_BYTES))
 }
 
 /// A file of zeros that were written, not just promised, and are on stable storage.
@@ -374,10 +387,25 @@ impl Preparer {
     }
 
     fn run(&self, directory: &Path) {
+        // Said once, until there is room again.
+        let mut low = false;
         while let Some((segment, length)) = self.next() {
             let path = directory.join(format!("{segment}.tmp"));
-            match zero_filled(&path, length) {
-                Ok((path, file)) => self.lock().ready.push((length, path, file)),
+            let made = match has_room(directory, length) {
+                Ok(true) => zero_filled(&path, length).map(Some),
+                Ok(false) => Ok(None),
+                Err(error) => Err(error),
+            };
+            match made {
+                Ok(None) => {
+                    if !std::mem::replace(&mut low, true) {
+                        tracing::warn!(target: "quorate", directory = %directory.display(), needed_bytes = length + HEADROOM_BYTES, "the disk is nearly full: segments of the write-ahead log are no longer laid out ahead");
+                    }
+                }
+                Ok(Some((path, file))) => {
+                    low = false;
+                    self.lock().ready.push((length, path, file));
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a segment could not be prepared");
                     // It may fill the disk; what the log itself needs it will make, and say so if it cannot.
