@@ -179,3 +179,63 @@ fn a_retired_segment_reads_as_nothing() {
     let (wal, ..) = start(home.path());
     assert!(wal.read(SegmentId(1), 0, 100).unwrap().is_empty());
 }
+
+/// More than any disk has.
+const NO_ROOM: u64 = 1 << 60;
+
+#[test]
+fn nothing_is_laid_out_ahead_where_the_disk_has_no_room() {
+    let home = tempfile::tempdir().unwrap();
+    let (wal, threads, _events) = start(home.path());
+    for segment in [3, 4] {
+        wal.prepare(SegmentId(segment), NO_ROOM);
+        let state = wal.preparer.lock();
+        let state = wal.preparer.changed.wait_while(state, |state| !state.asked.is_empty()).unwrap();
+        assert!(state.ready.is_empty());
+    }
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+    // What fits is laid out again.
+    wal.prepare(SegmentId(5), 8_192);
+    let state = wal.preparer.lock();
+    let state = wal.preparer.changed.wait_while(state, |state| state.ready.is_empty()).unwrap();
+    assert_eq!(std::fs::metadata(&state.ready[0].1).unwrap().len(), 8_192);
+    drop(state);
+    drop(wal);
+    threads.join();
+}
+
+#[test]
+fn segments_that_grow_as_they_are_written_lose_nothing_over_restarts() {
+    let home = tempfile::tempdir().unwrap();
+    open(home.path()).unwrap();
+    let mut planner = bootstrap().planner;
+    let mut written = 1;
+    for life in 1..6 {
+        let (wal, threads, events) = start(home.path());
+        for _ in 0..30 {
+            written += 1;
+            planner.append(&Record::Entry(entry(written, 1_500)));
+            planner.release(LogIndex(written.saturating_sub(60)));
+            let (number, mut ops) = planner.seal().unwrap();
+            for op in &mut ops {
+                if let WalOp::Create { length, .. } = op {
+                    *length = NO_ROOM;
+                }
+            }
+            wal.write_blocking(number, ops).unwrap();
+            match events.recv().unwrap() {
+                Event::Durable(durable) => planner.durable(durable),
+                Event::Failed(error) => panic!("{error}"),
+            }
+        }
+        drop(wal);
+        threads.join();
+        let lengths = open(home.path()).unwrap().into_iter().map(|(_, path)| std::fs::metadata(path).unwrap().len());
+        assert!(lengths.max().unwrap() <= SETTINGS.segment_bytes);
+        let recovered = recover(home.path()).unwrap();
+        assert_eq!((recovered.boot.0, recovered.cut.as_deref()), (life + 1, None));
+        assert_eq!(recovered.entries.last(), Some(&entry(written, 1_500)));
+        assert_eq!(recovered.base.index.0 + recovered.entries.len() as u64, written);
+        planner = recovered.planner;
+    }
+}

@@ -303,7 +303,7 @@ impl Drop for SmallDisk {
 }
 
 fn full_disk() -> Outcome {
-    for mebibytes in [16, 160] {
+    for mebibytes in [16, 96, 160] {
         let mut ground = Ground::new(1, &[])?;
         let folder = ground.cluster.folder().join("small");
         let disk = SmallDisk::mount(&folder, mebibytes)?;
