@@ -102,7 +102,9 @@ pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin) -> Resu
     }
     if log.base.index > applied {
         return Err(format!(
-            "the state store has applied {applied}, but the write-ahead log begins behind {}: the state is lost. Remove this member from the cluster and add a new one with an empty data directory",
+            "the state store in {} has applied {applied}, but the write-ahead log in {} begins behind {}: the state is lost. Put the state back, or remove this member from the cluster and add a new one with an empty data directory",
+            directory.state().display(),
+            directory.wal().display(),
             log.base.index
         ));
     }

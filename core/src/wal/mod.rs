@@ -109,8 +109,8 @@ pub enum WalDamage {
     Corrupt { segment: SegmentId, offset: u64, what: String },
     /// A segment between others is missing.
     Missing { segment: SegmentId },
-    /// Written by a newer release.
-    Newer { segment: SegmentId, version: u8 },
+    /// Written by a newer release, from that record on: offset 0 is the preamble.
+    Newer { segment: SegmentId, offset: u64, version: u8 },
     /// Not a segment of ours.
     Foreign { segment: SegmentId },
     /// Nothing ever became durable: the member was never heard of, so bootstrap it again.
@@ -128,9 +128,9 @@ impl fmt::Display for WalDamage {
             Self::Missing { segment } => {
                 write!(f, "{} is missing between other segments; put it back, or {REPLACE}", segment_file_name(*segment))
             }
-            Self::Newer { segment, version } => write!(
+            Self::Newer { segment, offset, version } => write!(
                 f,
-                "{} has format version {version}, the newest known here is {WAL_VERSION}; start the release that wrote it, or a newer one",
+                "{} has format version {version} at offset {offset}, the newest known here is {WAL_VERSION}; start the release that wrote it, or a newer one",
                 segment_file_name(*segment)
             ),
             Self::Foreign { segment } => write!(

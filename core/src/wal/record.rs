@@ -207,7 +207,7 @@ pub(super) fn read(bytes: &[u8], segment: SegmentId, seed: Option<u64>, offset: 
         return Ok(Read::Nothing);
     }
     if header.version > WAL_VERSION {
-        return Err(WalDamage::Newer { segment, version: header.version });
+        return Err(WalDamage::Newer { segment, offset, version: header.version });
     }
     let length = header.length as usize;
     let taken = HEADER + padded(length);

@@ -89,7 +89,7 @@ impl Recovery {
             return Err(WalDamage::Missing { segment: previous.next() });
         }
         let (stamp, damage) = match read_preamble(segment, bytes) {
-            Preamble::Newer(version) => return Err(WalDamage::Newer { segment, version }),
+            Preamble::Newer(version) => return Err(WalDamage::Newer { segment, offset: 0, version }),
             Preamble::Foreign => return Err(WalDamage::Foreign { segment }),
             Preamble::Blank => {
                 self.spares.push_back(bytes.len() as u64);

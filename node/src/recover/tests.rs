@@ -147,3 +147,35 @@ fn who_announced_itself_is_known_from_the_log_before_anything_is_applied() {
     assert_eq!(applied(&recovery.store).unwrap(), LogIndex(0));
     assert_eq!(recovery.announced, BTreeSet::from([MemberId(7), MemberId(8)]));
 }
+
+#[test]
+fn state_that_is_gone_while_the_log_was_released_is_refused_with_both_directories() {
+    let home = tempfile::tempdir().unwrap();
+    let directory = open(home.path());
+    wal::open(directory.wal()).unwrap();
+    let ours = founding("one");
+    let identity = Identity { cluster: ours.cluster, member: ours.member };
+    let (entries, _) = bootstrap_entries(&ours.members);
+    let first = entries.len() as u64 + 1;
+    let small = WalSettings { segment_bytes: 32 << 10, spare_segments: 0 };
+    let mut planner = Planner::bootstrap(identity, entries, small, [4; 32]).planner;
+    let (sender, durable) = mpsc::channel();
+    let (wal, threads) = Wal::start(directory.wal(), Tell(sender)).unwrap();
+    for index in first..first + 40 {
+        let attributes = MemberAttributes { member: MemberId(1), name: "n".repeat(3_000), client_urls: Vec::new() };
+        planner.append(&Record::Entry(command(index, &Command::Publish(attributes))));
+        planner.release(LogIndex(index - 1));
+        let (number, ops) = planner.seal().unwrap();
+        wal.write_blocking(number, ops).unwrap();
+        planner.durable(durable.recv().unwrap());
+    }
+    assert!(planner.first() > LogIndex(1), "nothing was released");
+    let behind = planner.first().0 - 1;
+    drop(wal);
+    threads.join();
+    let error = recover(&directory, &ours, Origin::Founded).unwrap_err();
+    let places = [directory.state().display().to_string(), directory.wal().display().to_string(), format!("begins behind {behind}")];
+    for part in places.iter().map(String::as_str).chain(["has applied 0", "the state is lost", "remove this member"]) {
+        assert!(error.contains(part), "{part:?} is missing in: {error}");
+    }
+}

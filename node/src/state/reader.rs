@@ -30,6 +30,15 @@ fn failed(error: impl fmt::Display) -> ReadFailed {
     ReadFailed(error.to_string())
 }
 
+/// Told here, where the place is known: whoever asked hears only that the store failed, never what a damaged block holds.
+fn damaged(keyspace: &Keyspace) -> impl Fn(fjall::Error) -> ReadFailed + '_ {
+    move |error| {
+        let directory = keyspace.path().display();
+        tracing::error!(target: "quorate", %directory, %error, "the state store cannot be read");
+        ReadFailed(format!("{directory}: {error}"))
+    }
+}
+
 fn bytes(slice: &fjall::Slice) -> Bytes {
     Bytes::copy_from_slice(slice)
 }
@@ -47,7 +56,7 @@ impl FjallReader {
     }
 
     fn get_from(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Bytes>, ReadFailed> {
-        Ok(self.0.snapshot.get(keyspace, key).map_err(failed)?.as_ref().map(bytes))
+        Ok(self.0.snapshot.get(keyspace, key).map_err(damaged(keyspace))?.as_ref().map(bytes))
     }
 
     /// Visits one keyspace as it is stored. Breaks if the visitor does.
@@ -73,7 +82,7 @@ impl FjallReader {
             }
         };
         while let Some(row) = next() {
-            let (key, value) = row.into_inner().map_err(failed)?;
+            let (key, value) = row.into_inner().map_err(damaged(keyspace))?;
             if visit(&key, bytes(&value)).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
@@ -139,7 +148,7 @@ impl FjallReader {
         for (_, part) in parts {
             let mut stored = self.0.snapshot.range::<&[u8], _>(*part, start..);
             let failure = stored.try_for_each(|row| {
-                let (key, value) = row.into_inner().map_err(|error| Some(failed(error)))?;
+                let (key, value) = row.into_inner().map_err(|error| Some(damaged(part)(error)))?;
                 if bytes.len() + key.len() + value.len() > CHUNK_BYTES && !rows.is_empty() && !send(&mut bytes, &mut rows) {
                     return Err(None);
                 }

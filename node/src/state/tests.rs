@@ -4,6 +4,7 @@ use quorate_core::{
     storage::{Direction, RowOp, StateReader, Table, WriteBatch, recent_key},
     types::{CommitNumber, Revision, WriteNumber},
 };
+use rand_core::{RngCore, SeedableRng};
 use std::{ops::ControlFlow, sync::mpsc};
 
 struct Host {
@@ -321,4 +322,59 @@ fn a_store_whose_making_was_interrupted_is_made_again() {
     std::fs::remove_file(path.join("version")).unwrap();
     let store = StateStore::open(&path).unwrap();
     assert!(store.repaired.is_some_and(|what| what.contains("moved to")));
+}
+
+#[test]
+fn a_block_damaged_under_an_open_reader_is_an_error_that_names_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut host = Host::open(directory.path());
+    let mut values = rand_chacha::ChaCha20Rng::seed_from_u64(1);
+    let rows: Vec<([u8; 1], Vec<u8>)> = (0..100)
+        .map(|key| {
+            let mut value = vec![0; 3_000];
+            values.fill_bytes(&mut value);
+            ([key], value)
+        })
+        .collect();
+    let recent = recent_key(id(2));
+    let mut batch: Vec<Row<'_>> = rows.iter().map(|(key, value)| (Table::Settled, &key[..], Some(&value[..]))).collect();
+    batch.push((Table::Recent, &recent, Some(&rows[0].1)));
+    host.commit(&batch);
+    host.persister.close();
+    let store = StateStore::open(directory.path()).unwrap();
+    let part = store.tables.recent.values().next().unwrap();
+    let reader_of = |keyspace: &Keyspace, value: &[u8]| {
+        keyspace.rotate_memtable_and_wait().unwrap();
+        let reader = store.reader();
+        let tables = fs::read_dir(keyspace.path().join("tables")).unwrap().map(|entry| entry.unwrap().path());
+        let mut flipped = 0;
+        for path in tables {
+            let mut bytes = fs::read(&path).unwrap();
+            if let Some(at) = bytes.windows(64).position(|window| window == &value[1_000..1_064]) {
+                bytes[at] ^= 1;
+                // In place: the reader has the file open.
+                fs::write(&path, &bytes).unwrap();
+                flipped += 1;
+            }
+        }
+        assert_eq!(flipped, 1);
+        reader
+    };
+    let reader = reader_of(&store.tables.settled, &rows[50].1);
+    let place = store.tables.settled.path().display().to_string();
+    let error = reader.get(Table::Settled, &[50]).unwrap_err();
+    assert!(error.0.contains(&place), "{error}");
+    for direction in [Direction::Forward, Direction::Backward] {
+        let error = reader
+            .scan(Table::Settled, b"", b"", direction, &mut |key, value| {
+                assert_eq!(value, rows[usize::from(key[0])].1);
+                ControlFlow::Continue(())
+            })
+            .unwrap_err();
+        assert!(error.0.contains(&place), "{error}");
+    }
+    assert_eq!(reader.get(Table::Settled, &[0]).unwrap().unwrap(), rows[0].1, "other blocks are whole");
+    let reader = reader_of(part, &rows[0].1);
+    let error = reader.get(Table::Recent, &recent).unwrap_err();
+    assert!(error.0.contains(&part.path().display().to_string()), "{error}");
 }

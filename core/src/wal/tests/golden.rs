@@ -64,7 +64,7 @@ fn each_kind_of_damage_names_the_file_and_the_way_out() {
     let damage = [
         WalDamage::Corrupt { segment, offset: 4608, what: "there is no whole record".into() },
         WalDamage::Missing { segment },
-        WalDamage::Newer { segment, version: 2 },
+        WalDamage::Newer { segment, offset: 0, version: 2 },
         WalDamage::Foreign { segment },
         WalDamage::Empty,
     ];

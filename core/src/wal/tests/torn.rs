@@ -320,7 +320,22 @@ fn a_segment_of_a_newer_release_is_refused_as_such() {
         let checksum = crc32c::crc32c(&file[at..at + 32]);
         file[at + 32..at + 36].copy_from_slice(&checksum.to_le_bytes());
     }
-    assert_eq!(disk.recover().unwrap_err(), WalDamage::Newer { segment: last, version: 2 });
+    assert_eq!(disk.recover().unwrap_err(), WalDamage::Newer { segment: last, offset: 0, version: 2 });
+}
+
+#[test]
+fn a_record_of_a_newer_release_is_refused_with_its_place() {
+    let (mut disk, last, _) = long_log();
+    let file = disk.files.get_mut(&last).unwrap();
+    let head_length = u32::from_le_bytes(file[4_608 + 8..4_608 + 12].try_into().unwrap()) as usize;
+    // The record behind the head: its header is 48 bytes, checked from the segment's seed on.
+    let at = 4_608 + 48 + head_length.next_multiple_of(8);
+    let seed = u32::from_le_bytes(file[24..28].try_into().unwrap());
+    assert_eq!(file[at..at + 4], crc32c::crc32c_append(seed, &file[at + 4..at + 48]).to_le_bytes(), "a record stands there");
+    file[at + 12] = 2;
+    let checksum = crc32c::crc32c_append(seed, &file[at + 4..at + 48]);
+    file[at..at + 4].copy_from_slice(&checksum.to_le_bytes());
+    assert_eq!(disk.recover().unwrap_err(), WalDamage::Newer { segment: last, offset: at as u64, version: 2 });
 }
 
 #[test]
