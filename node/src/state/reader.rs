@@ -29,10 +29,6 @@ fn failed(error: impl fmt::Display) -> ReadFailed {
     ReadFailed(error.to_string())
 }
 
-fn bytes(slice: &fjall::Slice) -> Bytes {
-    Bytes::copy_from_slice(slice)
-}
-
 type Visit<'a> = &'a mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>;
 
 impl FjallReader {
@@ -41,7 +37,7 @@ impl FjallReader {
     }
 
     fn get_from(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Bytes>, ReadFailed> {
-        Ok(self.0.snapshot.get(keyspace, key).map_err(failed)?.as_ref().map(bytes))
+        Ok(self.0.snapshot.get(keyspace, key).map_err(failed)?.map(Bytes::from))
     }
 
     /// Visits one keyspace as it is stored. Breaks if the visitor does.
@@ -68,7 +64,7 @@ impl FjallReader {
         };
         while let Some(row) = next() {
             let (key, value) = row.into_inner().map_err(failed)?;
-            if visit(&key, bytes(&value)).is_break() {
+            if visit(&key, value.into()).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
