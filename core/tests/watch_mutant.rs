@@ -20,7 +20,7 @@ impl History for OnePut {
     fn compacted(&self) -> Revision {
         Revision(-1)
     }
-    fn events(&self, after: Revision, _limit: usize) -> Result<Vec<Event>, Refusal> {
+    fn events(&self, after: Revision, _limit: usize, _: usize) -> Result<Vec<Event>, Refusal> {
         let id = RevisionId { main: Revision(2), sub: 0 };
         let event = Event { id, kind: EventKind::Put, kv: EncodedKeyValue::default(), key: Bytes::from_static(b"a") };
         Ok(Vec::from_iter((after < id.main).then_some(event)))

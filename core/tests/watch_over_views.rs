@@ -86,7 +86,8 @@ impl World {
         let mut machine = Machine::open(settings, store.clone()).expect("an empty store");
         machine.bootstrap(Configuration { voters: [MemberId(1)].into(), ..Configuration::default() });
         let view = machine.view();
-        let limits = HubLimits { slice_events: 7, catch_up_revisions: 4, stream_bytes: usize::MAX, ..HubLimits::default() };
+        let limits =
+            HubLimits { slice_events: 7, slice_bytes: 120, catch_up_revisions: 4, stream_bytes: usize::MAX, ..HubLimits::default() };
         let mut hub = Hub::new(limits, view.clone(), Now::default());
         hub.step(Now::default(), HubInput::Open(STREAM), &mut Vec::new());
         Self {

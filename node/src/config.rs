@@ -47,6 +47,8 @@ pub struct Config {
     pub initial_cluster: BTreeMap<String, Vec<Url>>,
     pub initial_cluster_state: ClusterState,
     pub initial_cluster_token: String,
+    /// One of the flags was given that, for a new cluster, say who this member is.
+    pub founding_stated: bool,
     pub heartbeat_interval: Duration,
     pub election_timeout: Duration,
     pub snapshot_count: u64,
@@ -119,6 +121,9 @@ impl Config {
             initial_cluster,
             initial_cluster_state,
             initial_cluster_token: given.text("initial-cluster-token").to_owned(),
+            founding_stated: ["initial-cluster", "initial-cluster-token", "initial-advertise-peer-urls"]
+                .iter()
+                .any(|name| given.is_set(name)),
             heartbeat_interval,
             election_timeout,
             snapshot_count: number(given, "snapshot-count")?,

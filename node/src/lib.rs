@@ -11,6 +11,7 @@ pub mod logging;
 pub mod recover;
 pub mod run;
 pub mod state;
+pub mod throttle;
 pub mod transport;
 pub mod url;
 pub mod wal;

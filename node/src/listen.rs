@@ -2,6 +2,7 @@
 
 use crate::{
     actors::{HubActor, Inbound, NodeFront, Shared},
+    throttle::Throttle,
     url::{Address, Url},
 };
 use actix_http::{HttpService, Protocol};
@@ -18,12 +19,12 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -39,6 +40,10 @@ const HANDOVER: usize = 64;
 const WORKER_CONNECTIONS: usize = 25_000;
 /// How long open requests may take once the process was told to stop.
 const SHUTDOWN_SECONDS: u64 = 1;
+/// Streams that one connection may have open, whatever `--max-concurrent-streams` allows; a client waits for one to end.
+const CONNECTION_STREAMS: u32 = 65_536;
+/// Headers of one HTTP/2 request; above it the request is refused, or the connection closed.
+const HTTP2_HEADER_BYTES: u32 = 64 << 10;
 const HTTP2_STREAM_WINDOW: u32 = 1 << 20;
 const HTTP2_CONNECTION_WINDOW: u32 = 8 << 20;
 
@@ -207,6 +212,7 @@ type Http1<T> = Rc<dyn Fn(Prefixed<T>, Option<SocketAddr>) -> futures::future::L
 struct Worker<T> {
     http1: Http1<T>,
     grpc: mpsc::Sender<io::Result<Prefixed<T>>>,
+    refusals: Throttle,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Worker<T> {
@@ -231,7 +237,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Worker<T> {
             let _ = stop.wait_for(|stop| *stop).await;
         };
         let server = tonic::transport::Server::builder()
-            .max_concurrent_streams(served.max_concurrent_streams)
+            .max_concurrent_streams(served.max_concurrent_streams.min(CONNECTION_STREAMS))
+            .http2_max_header_list_size(HTTP2_HEADER_BYTES)
             .initial_stream_window_size(HTTP2_STREAM_WINDOW)
             .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
             .add_routes(routes)
@@ -241,25 +248,31 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Worker<T> {
                 tracing::error!(target: "quorate", error = %error, "the gRPC server of a worker ended");
             }
         });
-        Ok(Self { http1, grpc })
+        Ok(Self { http1, grpc, refusals: Throttle::of_refusals() })
     }
 
     async fn connection(&self, stream: T, address: Option<SocketAddr>) {
         match timeout(FIRST_BYTES_TIMEOUT, sniff(stream)).await {
-            Ok(Ok((Speaks::Http2, io))) => {
-                let _ = self.grpc.send(Ok(io)).await;
+            Ok(Ok((Speaks::Http2, mut io))) => {
+                // It counts as this worker's for as long as it is open.
+                let (open, closed) = oneshot::channel::<()>();
+                io.open = Some(open);
+                if self.grpc.send(Ok(io)).await.is_ok() {
+                    let _ = closed.await;
+                }
             }
             Ok(Ok((Speaks::Http1, io))) => (self.http1)(io, address).await,
             Ok(Err(Rejected::Closed)) => {}
-            Ok(Err(rejected)) => reject(address, &rejected),
-            Err(_) => reject(address, &Rejected::Silent),
+            Ok(Err(rejected)) => self.reject(address, &rejected),
+            Err(_) => self.reject(address, &Rejected::Silent),
         }
     }
-}
 
-fn reject(address: Option<SocketAddr>, why: &Rejected) {
-    let address = address.map_or_else(|| "unix".to_owned(), |address| address.to_string());
-    tracing::warn!(target: "quorate", remote_addr = address, error = %why, "rejected connection on client endpoint");
+    fn reject(&self, address: Option<SocketAddr>, why: &Rejected) {
+        let Some(suppressed) = self.refusals.admit(Instant::now()) else { return };
+        let address = address.map_or_else(|| "unix".to_owned(), |address| address.to_string());
+        tracing::warn!(target: "quorate", remote_addr = address, error = %why, suppressed, "rejected connection on client endpoint");
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -311,7 +324,7 @@ async fn sniff<T: AsyncRead + Unpin>(mut io: T) -> Result<(Speaks, Prefixed<T>),
                 _ => return Err(Rejected::Garbage),
             }
         };
-        return Ok((speaks, Prefixed { seen: seen.freeze(), io }));
+        return Ok((speaks, Prefixed { seen: seen.freeze(), io, open: None }));
     }
 }
 
@@ -320,6 +333,8 @@ async fn sniff<T: AsyncRead + Unpin>(mut io: T) -> Result<(Speaks, Prefixed<T>),
 pub struct Prefixed<T> {
     seen: Bytes,
     io: T,
+    /// Its drop tells that the connection is closed.
+    open: Option<oneshot::Sender<()>>,
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Prefixed<T> {

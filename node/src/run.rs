@@ -1,13 +1,13 @@
 //! A member's life: recover, serve, hand over, end.
 
 use crate::{
-    actors::{Done, INBOX_INPUTS, Inbound, Member, NodeFront, Parts, ReplicaActor, Shared, TellReplica},
+    actors::{Done, INBOX_INPUTS, Inbound, Member, NodeFront, Parts, PeerInbox, ReplicaActor, Shared, TellReplica},
     clock::Clock,
     config::{ClusterState, Config},
     data_dir::DataDir,
     identity::Founding,
     listen::{self, Bound, Served},
-    recover::{self, Recovery},
+    recover::{self, Origin, Recovery},
     state::Persister,
     transport::{PeerEvent, PeerSettings, Transport},
     wal::Wal,
@@ -17,6 +17,7 @@ use quorate_core::{
     command::{Command, MemberAttributes},
     consensus::{Limits, Settings},
     replica::{Replica, SyncLimits},
+    types::MemberId,
     watch::HubLimits,
 };
 use quorate_web::{
@@ -26,6 +27,7 @@ use quorate_web::{
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -64,8 +66,12 @@ pub fn run(config: Config) -> Result<(), String> {
     let directory = DataDir::open(&config.data_dir, config.wal_dir.as_deref()).map_err(|error| error.to_string())?;
     greet(&config, &directory, &clients);
     let founding = Founding::new(&config.initial_cluster, &config.name, &config.initial_cluster_token)?;
-    let may_found = config.initial_cluster_state == ClusterState::New;
-    let recovered = recover::recover(&directory, &founding, may_found)?;
+    let origin = match config.initial_cluster_state {
+        ClusterState::Existing => Origin::Joined,
+        ClusterState::New if config.founding_stated => Origin::Founded,
+        ClusterState::New => Origin::Unstated,
+    };
+    let recovered = recover::recover(&directory, &founding, origin)?;
     actix_rt::System::new().block_on(serve(config, directory, recovered, clients, peers))
 }
 
@@ -88,7 +94,7 @@ fn greet(config: &Config, directory: &DataDir, clients: &[Bound]) {
 }
 
 async fn serve(config: Config, directory: DataDir, recovered: Recovery, clients: Vec<Bound>, peers: Vec<Bound>) -> Result<(), String> {
-    let Recovery { identity, boot, founded, log, store, machine, bootstrap } = recovered;
+    let Recovery { identity, boot, announced, log, store, machine, bootstrap, .. } = recovered;
     let clock = Clock;
     let mut chance = ChaCha20Rng::from_os_rng();
     let mut seed = [0; 32];
@@ -108,9 +114,9 @@ async fn serve(config: Config, directory: DataDir, recovered: Recovery, clients:
     };
     let shared = Arc::new(Shared::new(member, clock, persister.usage(), machine.view()));
     let (inbox, inbox_receiver) = mpsc::channel(INBOX_INPUTS);
-    let fresh = Arc::new(AtomicBool::new(founded && config.initial_cluster.len() > 1));
+    let fresh = Arc::new(AtomicBool::new(log.holds_only_bootstrap()));
     let limits = Limits::default();
-    let transport = Transport::new(peer_settings(&config, &shared, &fresh, inbox.clone(), chance.next_u64(), limits));
+    let transport = Transport::new(peer_settings(&config, &shared, &fresh, announced, inbox.clone(), chance.next_u64(), limits));
     let settings = Settings {
         member: identity.member,
         boot,
@@ -170,11 +176,13 @@ fn peer_settings(
     config: &Config,
     shared: &Arc<Shared>,
     fresh: &Arc<AtomicBool>,
+    announced: BTreeSet<MemberId>,
     inbox: mpsc::Sender<Inbound>,
     process: u64,
     limits: Limits,
 ) -> PeerSettings {
     let state = Arc::clone(shared);
+    let inbox = Arc::new(PeerInbox::new(inbox));
     PeerSettings {
         cluster: shared.member.cluster,
         member: shared.member.member,
@@ -185,13 +193,13 @@ fn peer_settings(
         silence: config.election_timeout,
         frame_limit: config.max_request_bytes.saturating_mul(2) + limits.append_bytes + FRAME_SLACK_BYTES,
         deliver: Arc::new(move |event: PeerEvent| {
-            let inbox = inbox.clone();
-            Box::pin(async move {
-                // A replica that is gone takes the process with it.
-                let _ = inbox.send(Inbound::Peer(event)).await;
-            })
+            let inbox = Arc::clone(&inbox);
+            Box::pin(async move { inbox.deliver(event).await })
         }),
-        started: Arc::new(move |member| state.view.borrow().members().iter().any(|known| known.id == member && !known.name.is_empty())),
+        // The log counts beside the state: after a restart, what it holds is not applied before there is a leader.
+        started: Arc::new(move |member| {
+            announced.contains(&member) || state.view.borrow().members().iter().any(|known| known.id == member && !known.name.is_empty())
+        }),
     }
 }
 
@@ -223,10 +231,10 @@ fn serve_peers(arbiter: &Arbiter, transport: Transport, socket: Bound) -> Result
 }
 
 /// Tells the cluster this member's name and addresses, and then everyone that it is ready.
-async fn announce(front: NodeFront, config: Config, member: quorate_core::types::MemberId, addresses: Vec<String>) {
+async fn announce(front: NodeFront, config: Config, member: MemberId, addresses: Vec<String>) {
     let client_urls: Vec<String> = config.advertise_client_urls.iter().map(ToString::to_string).collect();
     let attributes = MemberAttributes { member, name: config.name.clone(), client_urls };
-    let context = Context { deadline: None, require_leader: false, source: Source::Internal };
+    let context = Context { deadline: None, require_leader: false, source: Source::Internal, request_bytes: 0 };
     let is_known = |front: &NodeFront| {
         front
             .current()

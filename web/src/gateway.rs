@@ -100,7 +100,7 @@ fn kv<F: Front>(scope: Scope, service: &Service<F>) -> Scope {
         Ok(Charged::free(shown::<_, pb::PutResponse>(&service.put(request, &call).await?)))
     });
     let scope = unary(scope, "/kv/deleterange", service, |service, request, call| async move {
-        Ok(Charged::free(shown::<_, pb::DeleteRangeResponse>(&service.delete_range(request, &call).await?)))
+        Ok(service.delete_range(request, &call).await?.map(|answer| shown::<_, pb::DeleteRangeResponse>(&answer)))
     });
     let scope = unary(scope, "/kv/txn", service, |service, request, call| async move {
         Ok(service.txn(request, &call).await?.map(|answer| shown::<_, pb::TxnResponse>(&answer)))
@@ -264,26 +264,32 @@ async fn read_requests(mut payload: Payload, limit: usize, sender: mpsc::Sender<
             () = sender.closed() => return,
         };
         let Ok(Some(chunk)) = chunk else { return };
-        let requests = extend(&mut body, &chunk, limit).and_then(|()| take_requests(&mut body));
-        let requests = match requests {
-            Ok(requests) => requests.into_iter().map(Ok).collect(),
-            Err(fault) => vec![Err(Status::from(fault))],
-        };
-        for request in requests {
-            let failed = request.is_err();
-            if sender.send(request).await.is_err() || failed {
-                return;
+        let mut extended = extend(&mut body, &chunk, limit);
+        loop {
+            let requests = match std::mem::replace(&mut extended, Ok(())).and_then(|()| take_requests(&mut body)) {
+                Ok(requests) if requests.is_empty() => break,
+                Ok(requests) => requests.into_iter().map(Ok).collect(),
+                Err(fault) => vec![Err(Status::from(fault))],
+            };
+            for request in requests {
+                let failed = request.is_err();
+                if sender.send(request).await.is_err() || failed {
+                    return;
+                }
             }
         }
     }
 }
 
-/// Takes the whole values at the front of what has come so far.
+/// Takes whole values at the front of what has come so far, at most [`REQUESTS_AHEAD`]: a body of small ones would grow many times
+/// over as messages.
 fn take_requests(body: &mut BytesMut) -> Result<Vec<pb::WatchRequest>, Fault> {
     let mut values = Deserializer::from_slice(body).into_iter();
     let mut requests = Vec::new();
     let mut taken = 0;
-    while let Some(request) = values.next() {
+    while requests.len() < REQUESTS_AHEAD
+        && let Some(request) = values.next()
+    {
         match request {
             Ok(request) => requests.push(request),
             Err(error) if error.is_eof() => break,
@@ -293,4 +299,16 @@ fn take_requests(body: &mut BytesMut) -> Result<Vec<pb::WatchRequest>, Fault> {
     }
     body.advance(taken);
     Ok(requests)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_of_many_small_requests_becomes_messages_a_few_at_a_time() {
+        let mut body = BytesMut::from("{}".repeat(2 * REQUESTS_AHEAD + 3).as_str());
+        let mut taken = || take_requests(&mut body).expect("JSON").len();
+        assert_eq!([taken(), taken(), taken(), taken()], [REQUESTS_AHEAD, REQUESTS_AHEAD, 3, 0]);
+    }
 }

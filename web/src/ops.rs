@@ -103,7 +103,7 @@ const fn alarm_name(kind: AlarmKind) -> &'static str {
 
 /// Reads one key, whichever is first.
 async fn read<F: Front>(service: &Service<F>, consistency: Consistency) -> Result<(), String> {
-    let context = Context { deadline: None, require_leader: false, source: Source::Internal };
+    let context = Context { deadline: None, require_leader: false, source: Source::Internal, request_bytes: 0 };
     let first = KeyRange { key: Bytes::from_static(b"\0"), end: Bytes::from_static(b"\0") };
     let range = Range { range: first, limit: 1, keys_only: true, ..Range::default() };
     let result = service.front.view(consistency, context).await.and_then(|view| view.range(&range));

@@ -75,7 +75,11 @@ impl<T> Charged<T> {
 const SMALL_ANSWER_BYTES: u64 = 64 << 10;
 /// Answers above this size are put together beside the worker, which serves others meanwhile.
 const INLINE_ANSWER_BYTES: u64 = 1 << 20;
-/// How long an answer waits for its share of the budget; the time etcd gives a request by default.
+/// What an answer takes at its largest, as a multiple of its key-values: these, and the message.
+const COPIES: u64 = 2;
+/// Over the gateway: these, the message, and its JSON, where bytes are base64.
+const JSON_COPIES: u64 = 4;
+/// How long an answer waits for its share of the budget, if its caller waits so long; the time etcd gives a request by default.
 const BUDGET_WAIT: Duration = Duration::from_secs(7);
 
 impl Call {
@@ -86,7 +90,12 @@ impl Call {
         }
         let deadline = metadata("grpc-timeout").and_then(parse_timeout).and_then(|timeout| Instant::now().checked_add(timeout));
         let require_leader = metadata("hasleader") == Some(b"true");
-        Ok(Self { context: Context { deadline, require_leader, source } })
+        Ok(Self { context: Context { deadline, require_leader, source, request_bytes: 0 } })
+    }
+
+    /// The context of a request that goes into the log.
+    pub(crate) const fn proposing(&self, request_bytes: usize) -> Context {
+        Context { request_bytes, ..self.context }
     }
 
     pub(crate) fn grpc<T>(request: &tonic::Request<T>) -> Result<Self, Fault> {
@@ -132,12 +141,15 @@ impl<F: Front> Service<F> {
         Some(header(&self.front.status(), revision))
     }
 
-    /// A share of the answer budget, waited for.
-    pub(crate) async fn charge(&self, bytes: u64) -> Result<Charge, Fault> {
+    /// A share of the answer budget for an answer of so many bytes of key-values, waited for.
+    pub(crate) async fn charge(&self, bytes: u64, call: &Call) -> Result<Charge, Fault> {
+        let bytes = bytes.saturating_mul(if call.context.source == Source::Gateway { JSON_COPIES } else { COPIES });
         if bytes <= SMALL_ANSWER_BYTES {
             return Ok(Charge::default());
         }
-        match tokio::time::timeout(BUDGET_WAIT, self.surface.budget().take(bytes)).await {
+        let wait =
+            call.context.deadline.map_or(BUDGET_WAIT, |deadline| deadline.saturating_duration_since(Instant::now()).min(BUDGET_WAIT));
+        match tokio::time::timeout(wait, self.surface.budget().take(bytes)).await {
             Ok(permit) => Ok(Charge(Some(Arc::new(permit)))),
             Err(_) => Err(Refusal::TooManyRequests.into()),
         }

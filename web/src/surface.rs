@@ -27,7 +27,8 @@ pub struct Options {
     pub max_txn_ops: usize,
     /// A stream with `hasleader` ends once its member has been without a leader for three of these.
     pub election_timeout: Duration,
-    /// Bytes of key-values that all answers being sent may hold together; a range that does not fit waits.
+    /// Bytes that all answers above a small size may hold together, on their way from the store into the transport; one that does
+    /// not fit waits.
     pub answer_bytes: usize,
     /// Whether `/v3/` is served (`--enable-grpc-gateway`).
     pub gateway: bool,

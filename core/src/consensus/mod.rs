@@ -74,7 +74,8 @@ pub struct Limits {
     pub pending_reads: usize,
     /// Request ids remembered per member and boot against a second append.
     pub forward_window: usize,
-    /// Bytes of entries appended but not applied, above which a follower takes no more from its leader for now.
+    /// Bytes of entries appended but not applied, above which a leader refuses proposals and a follower takes no more from its
+    /// leader for now.
     pub unapplied_bytes: usize,
     /// Entries kept in the WAL although every member has them and the state store is synced beyond them.
     pub retained_entries: u64,

@@ -132,6 +132,7 @@ impl Consensus {
         let limits = &self.settings.limits;
         last.saturating_sub(self.applied.0) >= limits.unapplied_entries
             || last.saturating_sub(self.durability.durable().0) >= limits.unapplied_entries.saturating_mul(UNDURABLE_FACTOR)
+            || self.is_flooded()
     }
 
     /// A refused request counts as seen too: a copy of the message must not append what its member was told is not. A member that

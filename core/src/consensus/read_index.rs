@@ -60,7 +60,8 @@ impl Rounds {
 
 impl Consensus {
     pub(super) fn on_read(&mut self, read: ReadId, out: &mut Vec<ConsensusEffect>) {
-        if self.reads.len() >= self.settings.limits.pending_reads {
+        let with_us = if let State::Leader(leader) = &self.state { leader.rounds.len() } else { 0 };
+        if self.reads.len() + with_us >= self.settings.limits.pending_reads {
             return out.push(ConsensusEffect::RefuseRead(read, Refusal::TooManyRequests));
         }
         self.reads.unsent.push_back((self.now, read));

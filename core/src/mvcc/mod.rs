@@ -3,6 +3,7 @@
 //! [`View`] is what readers hold. Behind it: an index of all versions in memory, the rows of recent changes beside it, and two
 //! generations of rows in the state store, `recent` by revision and `settled` by key (see `compaction`).
 
+mod builder;
 pub(crate) mod compaction;
 pub(crate) mod hash;
 pub(crate) mod index;

@@ -1,5 +1,6 @@
 //! ⑦ The key-values of one instant: index, recent rows, and the state store for what left memory.
 
+use super::builder::IndexBuilder;
 use super::index::{Index, Key, KeyRecord, Version};
 use super::row::{Parts, Row};
 use super::tree::{Measure, Sum, Tree};
@@ -61,30 +62,30 @@ impl<R: StateReader> Store<R> {
     /// Fills the index: settled rows in key order, then recent ones in revision order. Their values stay where they are.
     pub fn load(&mut self) -> Result<(), ReadFailed> {
         let mut failed = None;
-        let mut settled: Vec<(Key, KeyRecord)> = Vec::new();
+        let mut builder = IndexBuilder::default();
         self.reader.scan(Table::Settled, &[], &[], Direction::Forward, &mut |key, stored| {
             let Some(row) = Row::parse(stored).filter(|row| !row.is_delete() && row.parts().key == key) else {
                 failed = Some(ReadFailed(format!("settled row {key:?} is malformed")));
                 return ControlFlow::Break(());
             };
-            settled.push((key.into(), KeyRecord::new(version_of(&row, 0))));
+            builder.push(key, version_of(&row, 0));
             ControlFlow::Continue(())
         })?;
         if let Some(failed) = failed {
             return Err(failed);
         }
-        self.index = Tree::from_sorted(settled);
         let from = recent_key(after(self.swept));
-        let Self { index, reader, revision, .. } = self;
-        reader.scan(Table::Recent, &from, &[], Direction::Forward, &mut |key, stored| {
-            let parsed = parse_recent_key(key).zip(Row::parse(stored)).filter(|(id, _)| id.main <= *revision);
+        let revision = self.revision;
+        self.reader.scan(Table::Recent, &from, &[], Direction::Forward, &mut |key, stored| {
+            let parsed = parse_recent_key(key).zip(Row::parse(stored)).filter(|(id, _)| id.main <= revision);
             let Some((id, row)) = parsed.filter(|(id, row)| row.parts().modified == id.main) else {
                 failed = Some(ReadFailed(format!("recent row {key:?} is malformed")));
                 return ControlFlow::Break(());
             };
-            add_version(index, row.parts().key, version_of(&row, id.sub));
+            builder.push(row.parts().key, version_of(&row, id.sub));
             ControlFlow::Continue(())
         })?;
+        self.index = builder.build();
         self.recent_from = RevisionId { main: self.revision.next(), sub: 0 };
         failed.map_or(Ok(()), Err)
     }
@@ -277,15 +278,17 @@ impl<R: StateReader> Store<R> {
         Ok(rows)
     }
 
-    /// Changes from `start` on in order, ended only between revisions once there are `limit`.
-    pub fn events(&self, start: Revision, limit: usize) -> Result<Vec<Event>, ReadFailed> {
+    /// Changes from `start` on in order, ended only between revisions once there are `limit`, or `bytes` of their key-values.
+    pub fn events(&self, start: Revision, limit: usize, bytes: usize) -> Result<Vec<Event>, ReadFailed> {
         let mut events: Vec<Event> = Vec::new();
+        let mut sum = 0;
         let mut take = |id: RevisionId, row: Row| {
-            if events.len() >= limit && events.last().is_some_and(|last| last.id.main != id.main) {
+            if (events.len() >= limit || sum >= bytes) && events.last().is_some_and(|last| last.id.main != id.main) {
                 return ControlFlow::Break(());
             }
             let kind = if row.is_delete() { EventKind::Delete } else { EventKind::Put };
             let kv = row.into_kv();
+            sum += kv.0.len();
             events.push(Event { id, kind, key: kv.key(), kv });
             ControlFlow::Continue(())
         };
@@ -323,7 +326,7 @@ impl<R: StateReader> Store<R> {
     }
 }
 
-fn add_version(index: &mut Index, key: &[u8], version: Version) {
+pub(super) fn add_version(index: &mut Index, key: &[u8], version: Version) {
     if index.update(key, |record| record.push(version)).is_none() {
         index.insert(key.into(), KeyRecord::new(version));
     }

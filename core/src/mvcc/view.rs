@@ -116,14 +116,14 @@ impl<R: StateReader> View<R> {
         txn::read(&self.store, request)
     }
 
-    /// Up to `limit` changes with `after < revision`, in order, never splitting a revision (so it may return more). Refuses
-    /// with `Compacted` if `after + 1` is below the floor.
-    pub fn events(&self, after: Revision, limit: usize) -> Result<Vec<Event>, Refusal> {
+    /// Up to `limit` changes, or about `bytes` of key-values, with `after < revision`, in order, never splitting a revision (so it
+    /// may return more). Refuses with `Compacted` if `after + 1` is below the floor.
+    pub fn events(&self, after: Revision, limit: usize, bytes: usize) -> Result<Vec<Event>, Refusal> {
         let start = after.next();
         if start < self.store.floor {
             return Err(Refusal::Compacted);
         }
-        Ok(self.store.events(start, limit)?)
+        Ok(self.store.events(start, limit, bytes)?)
     }
 
     /// The version of a key as of a revision; `None` if it did not exist then or is compacted away.

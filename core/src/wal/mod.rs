@@ -86,6 +86,14 @@ pub struct Recovered {
     pub planner: Planner,
 }
 
+impl Recovered {
+    /// Nothing from any leader was ever in this log: its member has acknowledged no entry, or it has lost those it had.
+    #[must_use]
+    pub fn holds_only_bootstrap(&self) -> bool {
+        self.entries.last().map_or(self.before, |entry| entry.id).term <= BOOTSTRAP_TERM
+    }
+}
+
 /// Where an entry's records lie, for `ReadLog`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Location {
@@ -178,6 +186,9 @@ pub fn read_entries(location: Location, bytes: &Bytes) -> Result<Vec<Entry>, Wal
     Ok(entries)
 }
 
+/// The term of the bootstrap entries. The first leader's is above it.
+pub const BOOTSTRAP_TERM: Term = Term(1);
+
 /// The bootstrap entries of a new cluster: as in etcd one configuration entry per member, at term 1, each adding one voter, in the
 /// order of their ids. Also the configuration that they lead to.
 #[must_use]
@@ -189,7 +200,7 @@ pub fn bootstrap_entries(members: &[(MemberId, Vec<String>)]) -> (Vec<Entry>, Co
         .map(|(index, (member, urls))| {
             configuration.voters.insert(member);
             configuration.peer_urls.insert(member, urls);
-            Entry { id: LogId { term: Term(1), index: LogIndex(index) }, payload: Payload::Configuration(configuration.clone()) }
+            Entry { id: LogId { term: BOOTSTRAP_TERM, index: LogIndex(index) }, payload: Payload::Configuration(configuration.clone()) }
         })
         .collect();
     (entries, configuration)

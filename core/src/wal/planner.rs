@@ -101,7 +101,7 @@ impl Planner {
         });
         planner.begin_segment(0);
         let commit = entries.last().map_or(LogIndex(0), |entry| entry.id.index);
-        planner.append(&Record::Ballot { term: Term(1), vote: None });
+        planner.append(&Record::Ballot { term: super::BOOTSTRAP_TERM, vote: None });
         for entry in &entries {
             planner.append(&Record::Entry(entry.clone()));
         }
@@ -111,7 +111,7 @@ impl Planner {
         Recovered {
             identity,
             boot: Boot(1),
-            term: Term(1),
+            term: super::BOOTSTRAP_TERM,
             vote: None,
             commit,
             base: LogId::default(),

@@ -72,6 +72,12 @@ impl Recovery {
         }
     }
 
+    /// Who owns the log, once the front of a segment was read.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+
     /// Reads one segment whole.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! The watch actor: requests and views in, responses out.
 
 use super::cohort::{Chunk, ChunkLimits, Cohort, Interest, Matched, Member, chunks};
-use super::stream::{CohortId, Place, Stream, Watcher};
+use super::stream::{CohortId, Outlet, Place, Stream, Watcher};
 use super::{Canceled, History, HubEffect, HubLimits, WatchEvent, WatchInput, WatchRequest, WatchResponse};
 use crate::command::Refusal;
 use crate::mutant::{Mutant, planted};
@@ -26,6 +26,10 @@ pub struct WatchHub<H> {
     view: Arc<H>,
     now: Monotonic,
     streams: BTreeMap<StreamId, Stream>,
+    /// Of all streams together.
+    watches: usize,
+    /// Of all streams together.
+    undrained_bytes: usize,
     /// Watches that have, or are about to get, all that the view has.
     head: Cohort,
     /// Invariant: each has members, and its cursor is below the head's.
@@ -51,6 +55,34 @@ struct Turns {
 enum Turn {
     Head,
     Lagging(CohortId),
+}
+
+/// How much of history: to read, or read.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slice {
+    events: usize,
+    bytes: usize,
+}
+
+impl Slice {
+    fn of(events: &[Event]) -> Self {
+        Self { events: events.len(), bytes: events.iter().map(|event| event.kv.0.len()).sum() }
+    }
+}
+
+/// What was before some events.
+struct Previous {
+    versions: BTreeMap<usize, EncodedKeyValue>,
+    bytes: usize,
+    /// The first event that was not looked at.
+    end: usize,
+}
+
+/// How a slice was handed out.
+struct Delivered {
+    /// Only through here, if not whole.
+    through: Option<Revision>,
+    previous_bytes: usize,
 }
 
 impl Turns {
@@ -84,6 +116,8 @@ impl<H: History> WatchHub<H> {
             view,
             now: now.monotonic,
             streams: BTreeMap::new(),
+            watches: 0,
+            undrained_bytes: 0,
             lagging: BTreeMap::new(),
             by_cursor: BTreeMap::new(),
             next_cohort: 0,
@@ -102,30 +136,32 @@ impl<H: History> WatchHub<H> {
         self.ticks.first().map_or(Monotonic::NEVER, |(at, _)| *at)
     }
 
-    /// Whether the stream's budget is used up. Events and progress then wait until it is drained; answers to the stream's own
+    /// Whether the stream's budget is used up, or the hub's and the stream has a part in that. Events and progress then wait until it is drained; answers to the stream's own
     /// requests do not, so a transport should take no more requests off that client meanwhile.
     #[must_use]
     pub fn is_over_budget(&self, stream: StreamId) -> bool {
-        self.streams.get(&stream).is_some_and(|stream| stream.undrained_bytes >= self.limits.stream_bytes)
+        self.streams.get(&stream).is_some_and(|stream| stream.is_full(&self.limits, self.undrained_bytes))
     }
 
     /// Advances by one input. Responses land in `out` in the order they are to be sent.
     pub fn step(&mut self, now: Now, input: WatchInput<H>, out: &mut Vec<HubEffect>) {
         self.now = self.now.max(now.monotonic);
+        let out = &mut Outlet { effects: out, undrained_bytes: self.undrained_bytes };
         match input {
             WatchInput::Published(view) => self.on_published(view, out),
             WatchInput::Open(stream) => drop(self.streams.entry(stream).or_default()),
             WatchInput::Create(stream, request) => self.on_create(stream, &request, out),
             WatchInput::Cancel(stream, watch) => self.on_cancel(stream, watch, out),
             WatchInput::Progress(stream) => self.on_progress(stream, out),
-            WatchInput::Drained(stream, bytes) => self.on_drained(stream, bytes),
-            WatchInput::Close(stream) => self.on_close(stream),
+            WatchInput::Drained(stream, bytes) => self.on_drained(stream, bytes, out),
+            WatchInput::Close(stream) => self.on_close(stream, out),
             WatchInput::Wake => self.on_wake(out),
         }
+        self.undrained_bytes = out.undrained_bytes;
         self.check_invariants();
     }
 
-    fn on_published(&mut self, view: Arc<H>, out: &mut Vec<HubEffect>) {
+    fn on_published(&mut self, view: Arc<H>, out: &mut Outlet<'_>) {
         if view.revision() < self.view.revision() || view.compacted() < self.view.compacted() {
             return;
         }
@@ -133,14 +169,20 @@ impl<H: History> WatchHub<H> {
         self.is_stalled = false;
         // A head that is still busy with an earlier view waits for its turn.
         if !self.turns.places.contains_key(&Turn::Head) {
-            self.advance_head(self.limits.slice_events.max(1), out);
+            self.advance_head(self.slice(), out);
         }
     }
 
-    fn on_create(&mut self, id: StreamId, request: &WatchRequest, out: &mut Vec<HubEffect>) {
+    fn slice(&self) -> Slice {
+        Slice { events: self.limits.slice_events.max(1), bytes: self.limits.slice_bytes.max(1) }
+    }
+
+    fn on_create(&mut self, id: StreamId, request: &WatchRequest, out: &mut Outlet<'_>) {
         let revision = self.view.revision();
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        let (watch, interest) = match admit(stream, request, self.limits.stream_watches) {
+        // Above the hub's own bound a stream has as many as it has already.
+        let watches_max = if self.watches < self.limits.hub_watches { self.limits.stream_watches } else { stream.watches.len() };
+        let (watch, interest) = match admit(stream, request, watches_max) {
             Ok(admitted) => admitted,
             Err(reason) => {
                 let canceled = Some(reason);
@@ -163,10 +205,11 @@ impl<H: History> WatchHub<H> {
             self.ticks.insert((at, id));
         }
         stream.watches.insert(watch, Watcher::new(request, interest));
+        self.watches += 1;
         self.place((id, watch), owed);
     }
 
-    fn on_cancel(&mut self, id: StreamId, watch: WatchId, out: &mut Vec<HubEffect>) {
+    fn on_cancel(&mut self, id: StreamId, watch: WatchId, out: &mut Outlet<'_>) {
         let revision = self.view.revision();
         if !self.remove((id, watch)) {
             return;
@@ -177,48 +220,50 @@ impl<H: History> WatchHub<H> {
     }
 
     /// Answered only if every watch of the stream has all there is, so that the answer may serve as a bookmark for each of them.
-    fn on_progress(&mut self, id: StreamId, out: &mut Vec<HubEffect>) {
+    fn on_progress(&mut self, id: StreamId, out: &mut Outlet<'_>) {
         let revision = self.view.revision();
         let is_current = self.is_head_current();
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let is_synced = stream.watches.values().all(|watcher| has_all(watcher, is_current, revision) || planted(Mutant::V4));
-        if !stream.watches.is_empty() && is_synced && stream.undrained_bytes < self.limits.stream_bytes {
+        if !stream.watches.is_empty() && is_synced && !stream.is_full(&self.limits, out.undrained_bytes) {
             stream.emit(id, WatchResponse { revision, watch: NO_WATCH, ..WatchResponse::default() }, out);
         }
     }
 
-    fn on_drained(&mut self, id: StreamId, bytes: usize) {
+    fn on_drained(&mut self, id: StreamId, bytes: usize, out: &mut Outlet<'_>) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        stream.undrained_bytes = stream.undrained_bytes.saturating_sub(bytes);
-        if stream.undrained_bytes < self.limits.stream_bytes {
+        stream.drain(bytes, out);
+        if !stream.is_full(&self.limits, out.undrained_bytes) {
             for (watch, owed) in core::mem::take(&mut stream.parked) {
                 self.place((id, watch), owed);
             }
         }
     }
 
-    fn on_close(&mut self, id: StreamId) {
+    fn on_close(&mut self, id: StreamId, out: &mut Outlet<'_>) {
         let Some(stream) = self.streams.get(&id) else { return };
         let watches: Vec<WatchId> = stream.watches.keys().copied().collect();
         for watch in watches {
             self.remove((id, watch));
         }
-        let stream = self.streams.remove(&id).expect("found above");
+        let mut stream = self.streams.remove(&id).expect("found above");
+        stream.drain(usize::MAX, out);
         if let Some(at) = stream.tick {
             self.ticks.remove(&(at, id));
         }
     }
 
-    fn on_wake(&mut self, out: &mut Vec<HubEffect>) {
-        let mut budget = self.limits.slice_events.max(1);
-        while budget > 0 && self.has_history_to_read() {
+    fn on_wake(&mut self, out: &mut Outlet<'_>) {
+        let mut budget = self.slice();
+        while budget.events > 0 && budget.bytes > 0 && self.has_history_to_read() {
             let read = match self.turns.take() {
                 Some(Turn::Head) => self.advance_head(budget, out),
                 Some(Turn::Lagging(id)) => self.advance_lagging(id, budget, out),
                 None => break,
             };
             // A turn that found nothing counts too, or a wake over many such turns would have no bound.
-            budget = budget.saturating_sub(read.max(1));
+            budget.events = budget.events.saturating_sub(read.events.max(1));
+            budget.bytes = budget.bytes.saturating_sub(read.bytes);
         }
         self.tick(out);
     }
@@ -231,7 +276,7 @@ impl<H: History> WatchHub<H> {
         self.head.cursor == self.view.revision()
     }
 
-    fn tick(&mut self, out: &mut Vec<HubEffect>) {
+    fn tick(&mut self, out: &mut Outlet<'_>) {
         let revision = self.view.revision();
         let is_current = self.is_head_current();
         while let Some(&(at, id)) = self.ticks.first().filter(|(at, _)| *at <= self.now) {
@@ -241,7 +286,7 @@ impl<H: History> WatchHub<H> {
             let asking: Vec<WatchId> =
                 stream.watches.iter().filter(|(_, watcher)| watcher.progress_notify).map(|(watch, _)| *watch).collect();
             for &watch in &asking {
-                let over_budget = stream.undrained_bytes >= self.limits.stream_bytes;
+                let over_budget = stream.is_full(&self.limits, out.undrained_bytes);
                 let watcher = stream.watches.get_mut(&watch).expect("just listed");
                 let was_idle = core::mem::replace(&mut watcher.is_idle, true);
                 if was_idle && !over_budget && (has_all(watcher, is_current, revision) || planted(Mutant::V4)) {
@@ -279,6 +324,7 @@ impl<H: History> WatchHub<H> {
     fn remove(&mut self, member: Member) -> bool {
         let Some(stream) = self.streams.get_mut(&member.0) else { return false };
         let Some(watcher) = stream.watches.remove(&member.1) else { return false };
+        self.watches -= 1;
         match watcher.place {
             Place::Head => self.head.remove(&watcher.interest, member),
             Place::Parked => drop(stream.parked.remove(&member.1)),
@@ -295,7 +341,7 @@ impl<H: History> WatchHub<H> {
         true
     }
 
-    fn advance_head(&mut self, budget: usize, out: &mut Vec<HubEffect>) -> usize {
+    fn advance_head(&mut self, budget: Slice, out: &mut Outlet<'_>) -> Slice {
         let mut head = core::mem::take(&mut self.head);
         let read = self.advance(&mut head, budget, None, out);
         self.head = head;
@@ -305,7 +351,7 @@ impl<H: History> WatchHub<H> {
         read
     }
 
-    fn advance_lagging(&mut self, id: CohortId, budget: usize, out: &mut Vec<HubEffect>) -> usize {
+    fn advance_lagging(&mut self, id: CohortId, budget: Slice, out: &mut Outlet<'_>) -> Slice {
         let mut cohort = self.lagging.remove(&id).expect("who has a turn is lagging");
         self.by_cursor.remove(&cohort.cursor);
         let read = self.advance(&mut cohort, budget, Some(id), out);
@@ -325,18 +371,18 @@ impl<H: History> WatchHub<H> {
         read
     }
 
-    /// Reads the next slice of at most `budget` events for one cohort and hands it out. `lagging`: not beyond the head, which
-    /// would otherwise be overtaken. Says how many events were read.
-    fn advance(&mut self, cohort: &mut Cohort, budget: usize, lagging: Option<CohortId>, out: &mut Vec<HubEffect>) -> usize {
+    /// Reads the next slice for one cohort and hands it out; more than `budget` only to complete a revision. `lagging`: not beyond
+    /// the head, which would otherwise be overtaken. Says how much was read.
+    fn advance(&mut self, cohort: &mut Cohort, budget: Slice, lagging: Option<CohortId>, out: &mut Outlet<'_>) -> Slice {
         let view = Arc::clone(&self.view);
         let stop = if lagging.is_some() { self.head.cursor } else { view.revision() };
         self.cancel_compacted(cohort, out);
         if cohort.is_empty() || cohort.cursor >= stop {
             cohort.cursor = cohort.cursor.max(stop);
-            return 0;
+            return Slice::default();
         }
-        let slice = view.events(cohort.cursor, budget);
-        let read = slice.as_ref().map_or(0, Vec::len);
+        let slice = view.events(cohort.cursor, budget.events, budget.bytes);
+        let mut read = slice.as_ref().map_or_else(|_| Slice::default(), |events| Slice::of(events));
         // Only now is it known that nothing of the slice was compacted away while it was read.
         if self.cancel_compacted(cohort, out) {
             return read;
@@ -354,7 +400,10 @@ impl<H: History> WatchHub<H> {
             self.absorb(cohort, id, through);
         }
         match self.deliver(cohort, &events, lagging.map(|_| through), out) {
-            Ok(()) => cohort.cursor = through,
+            Ok(delivered) => {
+                cohort.cursor = delivered.through.unwrap_or(through);
+                read.bytes += delivered.previous_bytes;
+            }
             Err(_) => self.is_stalled = true,
         }
         read
@@ -362,7 +411,7 @@ impl<H: History> WatchHub<H> {
 
     /// A slice and where it ends, unless something of it is missing: each revision changes a key, so none may be left out. A view
     /// that is held while newer ones come may read where rows were dropped, and its own floor does not say so.
-    fn whole(&self, after: Revision, events: Vec<Event>, budget: usize) -> Option<(Vec<Event>, Revision)> {
+    fn whole(&self, after: Revision, events: Vec<Event>, budget: Slice) -> Option<(Vec<Event>, Revision)> {
         let mut last = RevisionId { main: after.max(FRESH), sub: u32::MAX };
         for event in &events {
             let follows = if event.id.main == last.main { last.sub.checked_add(1) == Some(event.id.sub) } else { event.id.sub == 0 };
@@ -371,12 +420,13 @@ impl<H: History> WatchHub<H> {
             }
             last = event.id;
         }
-        let is_cut = events.len() >= budget && !events.is_empty();
+        let read = Slice::of(&events);
+        let is_cut = !events.is_empty() && (read.events >= budget.events || read.bytes >= budget.bytes);
         (is_cut || last.main == self.view.revision()).then_some((events, last.main))
     }
 
     /// Cancels the members of a cohort whose next revision is below the floor. Says whether the cohort's own was.
-    fn cancel_compacted(&mut self, cohort: &mut Cohort, out: &mut Vec<HubEffect>) -> bool {
+    fn cancel_compacted(&mut self, cohort: &mut Cohort, out: &mut Outlet<'_>) -> bool {
         let floor = self.view.compacted();
         if cohort.cursor.next() >= floor {
             return false;
@@ -387,10 +437,11 @@ impl<H: History> WatchHub<H> {
             }
             cohort.remove(&interest, member);
             let stream = self.streams.get_mut(&member.0).expect("the stream of a member");
-            if stream.undrained_bytes >= self.limits.stream_bytes {
+            if stream.is_full(&self.limits, out.undrained_bytes) {
                 stream.park(member.1, owed);
             } else {
                 stream.watches.remove(&member.1);
+                self.watches -= 1;
                 stream.emit(member.0, compacted(member.1, floor), out);
             }
         }
@@ -409,17 +460,24 @@ impl<H: History> WatchHub<H> {
         }
     }
 
-    /// Hands a slice to those members of a cohort that want some of it. `through` is where a slice of history ends.
-    /// Fails, having sent nothing, if the store does.
+    /// Hands a slice to those members of a cohort that want some of it. `through` is where a slice of history ends. If what was
+    /// before the events is too much for one slice, only a part of it is handed out. Fails, having sent nothing, if the store does.
     fn deliver(
         &mut self,
         cohort: &mut Cohort,
-        events: &[Event],
-        through: Option<Revision>,
-        out: &mut Vec<HubEffect>,
-    ) -> Result<(), Refusal> {
-        let matched = cohort.matched(events);
-        let previous = self.read_previous(&matched, events)?;
+        mut events: &[Event],
+        mut through: Option<Revision>,
+        out: &mut Outlet<'_>,
+    ) -> Result<Delivered, Refusal> {
+        let mut matched = cohort.matched(events);
+        let Previous { versions: previous, bytes: previous_bytes, end } = self.read_previous(&matched, events)?;
+        let mut delivered = Delivered { through: None, previous_bytes };
+        if end < events.len() {
+            events = &events[..end];
+            delivered.through = events.last().map(|event| event.id.main);
+            through = through.and(delivered.through);
+            matched = cohort.matched(events);
+        }
         let mut parked: Vec<(Member, Revision)> = Vec::new();
         for group in &matched {
             // Chunks by the first event wanted: the same ones for all members but those that start within the slice.
@@ -442,18 +500,29 @@ impl<H: History> WatchHub<H> {
             cohort.remove(&stream.watches[&member.1].interest, member);
             stream.park(member.1, owed);
         }
-        Ok(())
+        Ok(delivered)
     }
 
-    /// The versions before those events that somebody wants them for, under the events' places.
-    fn read_previous(&self, matched: &[Matched<'_>], events: &[Event]) -> Result<BTreeMap<usize, EncodedKeyValue>, Refusal> {
-        let mut previous = BTreeMap::new();
+    /// The versions before those events that somebody wants them for, under the events' places. Ends before the revision that
+    /// comes after `slice_bytes` of them.
+    fn read_previous(&self, matched: &[Matched<'_>], events: &[Event]) -> Result<Previous, Refusal> {
+        let mut previous = Previous { versions: BTreeMap::new(), bytes: 0, end: events.len() };
+        let mut last = Revision::default();
         let wanted: BTreeSet<usize> =
             matched.iter().filter(|group| group.needs.prev_kv).flat_map(|group| group.places.iter().copied()).collect();
         for place in wanted {
             let event = &events[place];
+            if event.id.main != last && previous.bytes >= self.limits.slice_bytes.max(1) {
+                previous.end = events.partition_point(|other| other.id.main < event.id.main);
+                break;
+            }
+            last = event.id.main;
             match self.view.at(&event.key, Revision(event.id.main.0 - 1)) {
-                Ok(version) => previous.extend(version.map(|version| (place, version))),
+                Ok(Some(version)) => {
+                    previous.bytes += version.0.len();
+                    previous.versions.insert(place, version);
+                }
+                Ok(None) => {}
                 // Of an event at the floor itself: absent, as in etcd.
                 Err(Refusal::Compacted) => {}
                 Err(refusal) => return Err(refusal),
@@ -476,6 +545,7 @@ impl<H: History> WatchHub<H> {
     fn check_invariants(&self) {
         let Self { head, view, lagging, by_cursor, turns, .. } = self;
         assert!(head.cursor <= view.revision(), "the head is at {}, beyond the view at {}", head.cursor, view.revision());
+        assert!(self.watches <= self.limits.hub_watches, "{} watches, more than the hub may have", self.watches);
         assert_eq!(lagging.len(), by_cursor.len(), "two cohorts at one revision");
         assert_eq!(turns.line.len(), lagging.len() + usize::from(!self.is_head_current()), "who has something to read has a turn");
         if let Some((cursor, _)) = by_cursor.last_key_value() {
@@ -508,6 +578,8 @@ impl<H: History> WatchHub<H> {
         let parked: usize = self.streams.values().map(|stream| stream.parked.len()).sum();
         assert_eq!(count, (self.head.len(), lagging, parked), "watches at the head, lagging and parked");
         assert!(self.lagging.values().all(|cohort| !cohort.is_empty()), "a cohort of nobody");
+        assert_eq!(self.watches, count.0 + count.1 + count.2, "watches of all streams");
+        assert_eq!(self.undrained_bytes, self.streams.values().map(|stream| stream.undrained_bytes).sum(), "bytes of all streams");
     }
 }
 

@@ -41,12 +41,19 @@ pub struct HubLimits {
     /// Bytes of responses handed to one stream and not yet drained; above it the stream waits. Counted by
     /// [`WatchResponse::bytes`]. A response that is begun below it goes out whole.
     pub stream_bytes: usize,
+    /// The same over all streams of the hub; above it a stream gets its next response only once it has taken the one before.
+    pub hub_bytes: usize,
     /// Watches on one stream.
     pub stream_watches: usize,
+    /// Watches on all streams of the hub.
+    pub hub_watches: usize,
     /// Revisions in one response.
     pub catch_up_revisions: usize,
     /// Events one step reads from history, over all watches; more only to complete a revision.
     pub slice_events: usize,
+    /// Bytes of key-values that one step reads from history, over all watches, the previous ones that are asked for counted apart;
+    /// more only to complete a revision.
+    pub slice_bytes: usize,
     /// Above this a response is split, for watches that asked for fragments.
     pub fragment_bytes: usize,
     /// Zero: progress is told only when asked for.
@@ -58,9 +65,12 @@ impl Default for HubLimits {
     fn default() -> Self {
         Self {
             stream_bytes: 16 << 20,
+            hub_bytes: 256 << 20,
             stream_watches: 100_000,
+            hub_watches: 1_000_000,
             catch_up_revisions: 1_000,
             slice_events: 1_000,
+            slice_bytes: 4 << 20,
             fragment_bytes: 2 << 20,
             progress_interval: Duration::from_secs(600),
         }
@@ -88,7 +98,7 @@ pub trait History {
     /// As [`View::compacted`].
     fn compacted(&self) -> Revision;
     /// As [`View::events`].
-    fn events(&self, after: Revision, limit: usize) -> Result<Vec<Event>, Refusal>;
+    fn events(&self, after: Revision, limit: usize, bytes: usize) -> Result<Vec<Event>, Refusal>;
     /// As [`View::at`].
     fn at(&self, key: &[u8], revision: Revision) -> Result<Option<EncodedKeyValue>, Refusal>;
 }
@@ -100,8 +110,8 @@ impl<R: StateReader> History for View<R> {
     fn compacted(&self) -> Revision {
         Self::compacted(self)
     }
-    fn events(&self, after: Revision, limit: usize) -> Result<Vec<Event>, Refusal> {
-        Self::events(self, after, limit)
+    fn events(&self, after: Revision, limit: usize, bytes: usize) -> Result<Vec<Event>, Refusal> {
+        Self::events(self, after, limit, bytes)
     }
     fn at(&self, key: &[u8], revision: Revision) -> Result<Option<EncodedKeyValue>, Refusal> {
         Self::at(self, key, revision)

@@ -43,6 +43,13 @@ pub(super) struct Stream {
     next_watch: WatchId,
 }
 
+/// Where responses go, and how many bytes of them the clients of all streams have not taken.
+#[derive(Debug)]
+pub(super) struct Outlet<'a> {
+    pub effects: &'a mut Vec<HubEffect>,
+    pub undrained_bytes: usize,
+}
+
 impl Watcher {
     pub fn new(request: &WatchRequest, interest: Interest) -> Self {
         Self {
@@ -76,9 +83,24 @@ impl Stream {
     }
 
     /// Puts a response on the stream, whatever its budget.
-    pub fn emit(&mut self, stream: StreamId, response: WatchResponse, out: &mut Vec<HubEffect>) {
-        self.undrained_bytes += response.bytes();
-        out.push(HubEffect { stream, response });
+    pub fn emit(&mut self, stream: StreamId, response: WatchResponse, out: &mut Outlet<'_>) {
+        let bytes = response.bytes();
+        self.undrained_bytes += bytes;
+        out.undrained_bytes += bytes;
+        out.effects.push(HubEffect { stream, response });
+    }
+
+    /// So many bytes are the client's now, or nobody's.
+    pub fn drain(&mut self, bytes: usize, out: &mut Outlet<'_>) {
+        let bytes = bytes.min(self.undrained_bytes);
+        self.undrained_bytes -= bytes;
+        out.undrained_bytes -= bytes;
+    }
+
+    /// Whether it must be drained before it is handed more events. When all streams together hold too much, one that holds
+    /// nothing still gets a response at a time: who reads is served, however many do not.
+    pub const fn is_full(&self, limits: &HubLimits, hub_undrained_bytes: usize) -> bool {
+        self.undrained_bytes >= limits.stream_bytes || (self.undrained_bytes > 0 && hub_undrained_bytes >= limits.hub_bytes)
     }
 
     /// Sends one watch's events while the budget lasts. Says from which revision on it is still owed, if it did not.
@@ -89,12 +111,12 @@ impl Stream {
         chunks: &mut [Chunk],
         limits: &HubLimits,
         through: Option<Revision>,
-        out: &mut Vec<HubEffect>,
+        out: &mut Outlet<'_>,
     ) -> Option<Revision> {
         let fragment = self.watches[&watch].fragment;
         let count = chunks.len();
         for (number, chunk) in chunks.iter_mut().enumerate() {
-            if self.undrained_bytes >= limits.stream_bytes {
+            if self.is_full(limits, out.undrained_bytes) {
                 return Some(chunk.first);
             }
             self.watches.get_mut(&watch).expect("a watch of this stream").is_idle = false;

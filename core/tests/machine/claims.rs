@@ -301,6 +301,23 @@ fn a_physical_compaction_is_answered_when_its_space_is_given_back() {
     assert_eq!(reply(&effects), Some(Ok(Reply::Compact { revision: Revision(4) })));
 }
 
+/// As `PHYSICAL_WAITERS_MAX` has it.
+#[test]
+fn compactions_wait_for_their_space_up_to_a_number_and_are_then_answered_at_once() {
+    const WAITERS: usize = 1_024;
+    let mut member = Member::new(10);
+    for number in 0..=WAITERS {
+        member.apply(&Command::Put(put("a", "1"))).unwrap();
+        let revision = Revision(i64::try_from(number).unwrap() + 2);
+        let effects = member.effects(&Command::Compact(Compact { revision, physical: true }));
+        let waits = reply(&effects).is_none();
+        assert_eq!(waits, number > 0 && number <= WAITERS, "compaction {number}");
+    }
+    member.apply(&Command::Put(put("a", "1"))).unwrap();
+    let last = Compact { revision: Revision(i64::try_from(WAITERS).unwrap() + 3), physical: true };
+    assert!(matches!(reply(&member.effects(&Command::Compact(last))), Some(Ok(Reply::Compact { .. }))));
+}
+
 #[test]
 fn a_delete_at_the_floor_is_still_told_to_a_watch_from_there() {
     let mut member = Member::new(10);
@@ -312,9 +329,9 @@ fn a_delete_at_the_floor_is_still_told_to_a_watch_from_there() {
     member.sweep();
     member.persist();
     let view = member.machine.view();
-    let events = view.events(Revision(2), 10).unwrap();
+    let events = view.events(Revision(2), 10, usize::MAX).unwrap();
     assert_eq!(events.iter().map(|event| event.id.main.0).collect::<Vec<_>>(), [3, 4]);
-    assert_eq!(view.events(Revision(1), 10), Err(Refusal::Compacted));
+    assert_eq!(view.events(Revision(1), 10, usize::MAX), Err(Refusal::Compacted));
     assert_eq!(view.at(b"a", Revision(2)), Ok(None), "the previous value of an event at the floor is absent");
 }
 

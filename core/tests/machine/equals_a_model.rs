@@ -10,7 +10,7 @@ use quorate_core::command::{
 use quorate_core::consensus::{Configuration, Entry, Payload};
 use quorate_core::effect::{MachineEffect, MachineInput};
 use quorate_core::machine::{Machine, MachineLimits, MachineSettings, encode_command, validate};
-use quorate_core::mvcc::{EventKind, KeyValue, View};
+use quorate_core::mvcc::{Event, EventKind, KeyValue, View};
 use quorate_core::storage::{Table, WriteBatch};
 use quorate_core::types::{Boot, CommitNumber, LeaseId, LogId, LogIndex, MemberId, RequestId, Revision, Term};
 use rand_chacha::ChaCha8Rng;
@@ -421,14 +421,18 @@ impl World {
         let now = self.model.now();
         let start = now.floor - 1 + self.chance().below((now.revision - now.floor + 4) as usize) as i64;
         let limit = self.chance().pick([1, 5, 200]);
-        let events = self.view.events(Revision(start - 1), limit);
+        let bytes = self.chance().pick([1, 100, usize::MAX]);
+        let events = self.view.events(Revision(start - 1), limit, bytes);
         if start < now.floor {
             assert_eq!(events, Err(Refusal::Compacted));
             return;
         }
         let events = events.unwrap();
         let changes = self.model.events_from(start);
-        let full = events.len() >= limit;
+        let size = |events: &[Event]| events.iter().map(|event| event.kv.0.len()).sum::<usize>();
+        let full = events.len() >= limit || size(&events) >= bytes;
+        let before_last = events.iter().position(|event| Some(event.id.main) == events.last().map(|last| last.id.main)).unwrap_or(0);
+        assert!(before_last < limit && size(&events[..before_last]) < bytes, "more was read than completes a revision");
         assert!(if full { changes.len() >= events.len() } else { changes.len() == events.len() }, "events from {start} are missing");
         if full && let Some(next) = changes.get(events.len()) {
             assert!(next.revision > changes[events.len() - 1].revision, "a revision was split");

@@ -26,6 +26,7 @@ mod a_read_that_arrives_after_its_round_was_sent_waits_for_the_next;
 mod a_reordered_append_does_not_truncate;
 mod a_single_member_commits_at_durable;
 mod a_slow_disk_on_the_leader_does_not_hold_up_commits;
+mod a_stalled_disk_holds_only_so_much;
 mod a_stranger_is_refused_without_harm;
 mod a_transfer_that_takes_too_long_is_given_up;
 mod a_vote_does_not_leave_before_it_is_durable;

@@ -34,6 +34,40 @@ fn proposals_beyond_what_is_applied_are_refused() {
 }
 
 #[test]
+fn proposals_beyond_the_bytes_that_are_not_applied_are_refused() {
+    // An entry of these counts for 164 bytes, and the fourth is the first to find more than 400.
+    let limits = Limits { unapplied_bytes: 400, ..Limits::default() };
+    let mut world = World::with(3, Options { limits, ..Options::default() });
+    world.elect(1);
+    world.isolate(1);
+    world.clear();
+    let requests: Vec<_> = (0..6).map(|_| world.propose(1)).collect();
+    let refused: Vec<_> = requests
+        .iter()
+        .filter(|request| world.effects.contains(&(1, ConsensusEffect::Refuse(**request, Refusal::TooManyRequests))))
+        .collect();
+    assert_eq!(refused, requests[3..].iter().collect::<Vec<_>>());
+}
+
+#[test]
+fn reads_that_wait_for_a_quorum_are_bounded_too() {
+    let limits = Limits { pending_reads: 3, ..Limits::default() };
+    let mut world = World::with(3, Options { limits, ..Options::default() });
+    world.elect(1);
+    world.isolate(1);
+    for sequence in 1..=5 {
+        let read = ConsensusInput::Read(ReadId { member: MemberId(1), boot: Boot(1), sequence });
+        world.expect_reads(std::slice::from_ref(&read));
+        world.step(1, read);
+    }
+    let refused = |sequence| {
+        let read = ReadId { member: MemberId(1), boot: Boot(1), sequence };
+        world.effects.contains(&(1, ConsensusEffect::RefuseRead(read, Refusal::TooManyRequests)))
+    };
+    assert_eq!([1, 2, 3, 4, 5].map(refused), [false, false, false, true, true]);
+}
+
+#[test]
 fn reads_above_a_limit_are_refused() {
     let limits = Limits { pending_reads: 2, ..Limits::default() };
     let mut world = World::with(3, Options { limits, ..Options::default() });

@@ -35,6 +35,22 @@ fn a_stream_has_only_so_many_watches() {
 }
 
 #[test]
+fn a_hub_has_only_so_many_watches_over_all_its_streams() {
+    let other = StreamId(2);
+    let mut world = World::new(HubLimits { hub_watches: 2, ..roomy() });
+    world.step(WatchInput::Open(other));
+    let create = |world: &mut World| {
+        let told = world.step(WatchInput::Create(other, key("b")));
+        told.iter().map(|effect| line(&effect.response)).collect::<Vec<_>>()
+    };
+    world.create(key("a"));
+    assert_eq!(create(&mut world), ["0@1 created"]);
+    assert_eq!(create(&mut world), ["-1@1 created canceled TooManyWatches"]);
+    world.step(WatchInput::Close(STREAM));
+    assert_eq!(create(&mut world), ["1@1 created"]);
+}
+
+#[test]
 fn a_response_holds_only_so_many_revisions_and_all_of_each() {
     let mut log = Log::new();
     for _ in 0..3 {
@@ -84,6 +100,99 @@ fn one_wake_reads_only_so_many_events_over_all_watches() {
     }
     assert_eq!(world.log.greatest_read.load(Ordering::Relaxed), 10);
     assert!(wakes >= 15, "{wakes} wakes for 149 events");
+}
+
+#[test]
+fn a_slice_ends_with_the_revision_that_fills_it_with_bytes() {
+    let mut log = Log::new();
+    let value = "v".repeat(100);
+    for _ in 0..6 {
+        log.put("a", &value);
+    }
+    let size = log.all()[0].kv.0.len();
+    // Two revisions and a byte: the third completes it.
+    let mut world = World::on(log, HubLimits { slice_bytes: 2 * size + 1, ..roomy() });
+    world.create(from(2, key("a")));
+    let revisions = |told: Vec<WatchResponse>| told.iter().map(|response| (response.revision.0, response.events.len())).collect::<Vec<_>>();
+    assert_eq!(revisions(world.told(WatchInput::Wake)), [(4, 3)]);
+    assert_eq!(revisions(world.told(WatchInput::Wake)), [(7, 3)]);
+    assert!(!world.has_work());
+}
+
+#[test]
+fn what_was_before_counts_against_the_slice_as_well() {
+    let mut log = Log::new();
+    let value = "v".repeat(100);
+    for _ in 0..4 {
+        log.put("a", &value);
+        log.delete("a");
+    }
+    let mut world = World::on(log, HubLimits { slice_bytes: 150, ..roomy() });
+    world.create(from(2, WatchRequest { prev_kv: true, no_put: true, ..key("a") }));
+    world.log.put("b", "elsewhere");
+    world.publish();
+    let mut told = Vec::new();
+    while world.has_work() {
+        let wake = world.told(WatchInput::Wake);
+        let previous: usize =
+            wake.iter().flat_map(|response| response.events.iter()).filter_map(|event| event.prev_kv.as_ref()).map(|kv| kv.0.len()).sum();
+        assert!(previous < 150 + 110, "{previous} bytes of previous versions in one wake");
+        told.extend(wake);
+    }
+    let events: Vec<_> = told.iter().flat_map(|response| response.events.iter()).collect();
+    assert_eq!(events.len(), 4);
+    assert!(events.iter().all(|event| event.prev_kv.is_some()));
+}
+
+#[test]
+fn a_cut_for_what_was_before_loses_nothing_of_those_it_took_along() {
+    let mut log = Log::new();
+    let value = "v".repeat(100);
+    for number in 0..20 {
+        log.put("a", &format!("{number}{value}"));
+    }
+    // The events fit one slice; what was before them does not, for a watch that has all of it.
+    let whole: usize = log.all().iter().map(|event| event.kv.0.len()).sum();
+    let mut world = World::on(log, HubLimits { slice_bytes: whole - 300, ..roomy() });
+    for start in [2, 9, 15, 20] {
+        world.create(from(start, WatchRequest { prev_kv: true, ..key("a") }));
+    }
+    let told = world.settle();
+    for (watch, start) in [2, 9, 15, 20].into_iter().enumerate() {
+        let given = told.iter().filter(|response| response.watch.0 == watch as i64);
+        let values: Vec<_> = given.flat_map(|response| response.events.iter()).map(|event| event.kv.clone()).collect();
+        let owed: Vec<_> = world.log.all().into_iter().filter(|event| event.id.main.0 >= start).map(|event| event.kv).collect();
+        assert_eq!(values, owed, "the watch from {start}");
+    }
+}
+
+#[test]
+fn when_all_streams_together_hold_too_much_only_who_reads_is_served() {
+    let idle = StreamId(2);
+    let mut world = World::new(HubLimits { hub_bytes: 300, ..roomy() });
+    world.step(WatchInput::Open(idle));
+    world.step(WatchInput::Create(idle, key("a")));
+    let mut owed = bytes(&world.create(key("a")));
+    let mut served = 0;
+    for number in 0..20 {
+        world.drain(std::mem::take(&mut owed));
+        world.log.put("a", &number.to_string());
+        let mut told = world.step(WatchInput::Published(world.log.clone().into()));
+        while world.has_work() {
+            told.extend(world.step(WatchInput::Wake));
+        }
+        let mine: Vec<WatchResponse> = told.into_iter().filter(|effect| effect.stream == STREAM).map(|effect| effect.response).collect();
+        served += mine.iter().map(|response| response.events.len()).sum::<usize>();
+        owed = bytes(&mine);
+    }
+    assert_eq!(served, 20, "who takes everything gets everything");
+    assert!(world.hub.is_over_budget(idle), "who takes nothing is held back by the hub's bound, far below its own");
+    world.step(WatchInput::Drained(idle, 1_000));
+    let mut told = Vec::new();
+    while world.has_work() {
+        told.extend(world.step(WatchInput::Wake));
+    }
+    assert!(told.iter().any(|effect| effect.stream == idle), "and gets the rest once it takes what it has");
 }
 
 #[test]

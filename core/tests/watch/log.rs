@@ -92,7 +92,7 @@ impl History for Log {
         Revision(self.floor.load(Ordering::Relaxed))
     }
 
-    fn events(&self, after: Revision, limit: usize) -> Result<Vec<Event>, Refusal> {
+    fn events(&self, after: Revision, limit: usize, bytes: usize) -> Result<Vec<Event>, Refusal> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         if self.is_broken {
             return Err(Refusal::StorageFailed);
@@ -102,12 +102,15 @@ impl History for Log {
         }
         let events = self.events.lock().expect("no test panics with it");
         let mut found: Vec<Event> = Vec::new();
+        let mut sum = 0;
         for event in
             events.iter().filter(|event| after < event.id.main && event.id.main <= self.revision && Some(event.id.main) != self.dropped)
         {
-            if found.len() >= limit && found.last().is_some_and(|last| last.id.main != event.id.main) {
+            let full = found.len() >= limit || sum >= bytes;
+            if full && found.last().is_some_and(|last| last.id.main != event.id.main) {
                 break;
             }
+            sum += event.kv.0.len();
             found.push(event.clone());
         }
         self.greatest_read.fetch_max(found.len(), Ordering::Relaxed);

@@ -69,9 +69,12 @@ impl Run {
         let mut up_to = |max: u32| 1 + (rng.next_u32() % max) as usize;
         let limits = HubLimits {
             stream_bytes: up_to(800),
+            hub_bytes: up_to(2_000),
             stream_watches: up_to(6),
+            hub_watches: up_to(14),
             catch_up_revisions: up_to(4),
             slice_events: up_to(8),
+            slice_bytes: up_to(60),
             fragment_bytes: up_to(120),
             progress_interval: INTERVAL,
         };
@@ -112,10 +115,17 @@ impl Run {
         WatchEvent { kind: event.kind, kv: event.kv.clone(), prev_kv }
     }
 
+    /// As the limits have it. The stream is not among the others.
+    fn is_full(&self, stream: &ModelStream) -> bool {
+        let own: usize = stream.undrained.iter().sum();
+        let others: usize = self.streams.values().flat_map(|stream| &stream.undrained).sum();
+        own >= self.limits.stream_bytes || (own > 0 && own + others >= self.limits.hub_bytes)
+    }
+
     fn check(&mut self, id: StreamId, response: &WatchResponse) {
         let context = format!("seed {}, stream {id}: {}", self.seed, line(response));
         let mut stream = self.streams.remove(&id).unwrap_or_else(|| panic!("closed: {context}"));
-        let room = stream.undrained.iter().sum::<usize>() < self.limits.stream_bytes;
+        let room = !self.is_full(&stream);
         stream.undrained.push(response.bytes());
         if response.created {
             // Checked by who asked.
@@ -213,6 +223,7 @@ impl Run {
         let told: Vec<WatchResponse> =
             self.world.step(WatchInput::Create(id, request.clone())).into_iter().map(|effect| effect.response).collect();
         let (revision, floor) = (self.view.revision(), self.view.compacted());
+        let watches: usize = self.streams.values().map(|stream| stream.watches.len()).sum();
         let Some(stream) = self.streams.get_mut(&id) else {
             return assert!(told.is_empty(), "an answer without a stream");
         };
@@ -223,7 +234,7 @@ impl Run {
             Some(Canceled::EmptyRange)
         } else if request.start_revision < Revision(0) {
             Some(Canceled::NegativeStart)
-        } else if stream.watches.len() >= self.limits.stream_watches {
+        } else if stream.watches.len() >= self.limits.stream_watches || watches >= self.limits.hub_watches {
             Some(Canceled::TooManyWatches)
         } else if request.watch != WatchId(0) && stream.watches.contains_key(&request.watch) {
             Some(Canceled::DuplicateId)
@@ -370,7 +381,9 @@ impl Run {
                 let asking =
                     stream.watches.iter().filter(|(_, watch)| watch.request.progress_notify && watch.request.start_revision <= revision);
                 let mut missing = asking.filter(|(watch, _)| !told.contains(&(*id, **watch))).peekable();
-                let is_full = stream.undrained.iter().sum::<usize>() >= self.limits.stream_bytes;
+                let own: usize = stream.undrained.iter().sum();
+                let all: usize = self.streams.values().flat_map(|stream| &stream.undrained).sum();
+                let is_full = own >= self.limits.stream_bytes || (own > 0 && all >= self.limits.hub_bytes);
                 assert!(round == 0 || is_full || missing.peek().is_none(), "seed {}, stream {id}: no progress told", self.seed);
             }
             for id in 0..STREAMS {

@@ -12,14 +12,17 @@ use quorate_core::{
     machine::encode_command,
     mvcc::View,
     types::{MemberId, ReadId, RequestId, Revision, StreamId},
+    watch::WatchResponse,
 };
-use quorate_web::front::{Consistency, Context, Front, Status, WatchReceiver, WatchSender, WatchStreamRequest};
+use quorate_web::front::{
+    Consistency, Context, Drained, Front, Status, WatchReceiver, WatchSender, WatchStreamRequest, raft_request_bytes,
+};
 use std::{
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{sleep, timeout_at},
 };
 
@@ -60,11 +63,10 @@ impl NodeFront {
     }
 
     async fn replicate(&self, command: &Command, deadline: Instant) -> Result<Reply, Refusal> {
-        let encoded = encode_command(command);
-        if encoded.len() > self.shared.member.max_request_bytes + COMMAND_OVERHEAD {
-            return Err(Refusal::RequestTooLarge);
-        }
         let member = &self.shared.member;
+        let encoded = encode_command(command);
+        // Held until the answer is here, or nobody waits for it any more.
+        let _share = self.shared.proposals.try_take(encoded.len()).ok_or(Refusal::TooManyRequests)?;
         let request = RequestId { member: member.member, boot: member.boot, sequence: self.shared.next_sequence() };
         let led = self.shared.leadership.subscribe();
         let had_leader = led.borrow().leader.is_some();
@@ -104,9 +106,6 @@ impl NodeFront {
     }
 }
 
-/// What a command's frame and field tags may add to the client's own bytes.
-const COMMAND_OVERHEAD: usize = 1 << 10;
-
 /// Bytes that a command may add to the store, about as etcd counts them.
 fn growth(command: &Command) -> u64 {
     const ROW: u64 = 48;
@@ -129,12 +128,53 @@ fn growth(command: &Command) -> u64 {
     }
 }
 
+/// Carries one stream's requests to its hub, and none while the hub says that the stream holds too much already: its client may
+/// ask faster than it listens. What is drained always gets through.
+async fn carry(
+    hub: mpsc::Sender<HubRequest>,
+    stream: StreamId,
+    responses: mpsc::UnboundedSender<WatchResponse>,
+    mut requests: mpsc::Receiver<WatchStreamRequest>,
+    drained: Arc<Drained>,
+) {
+    let (full, mut is_full) = watch::channel(false);
+    let client = responses.clone();
+    if hub.send(HubRequest::Open { stream, responses, full }).await.is_err() {
+        return;
+    }
+    loop {
+        let has_room = !*is_full.borrow_and_update();
+        let request = tokio::select! {
+            biased;
+            bytes = drained.take() => HubRequest::Drained(stream, bytes),
+            request = requests.recv(), if has_room => match request {
+                Some(request) => HubRequest::Stream(stream, request),
+                None => break,
+            },
+            changed = is_full.changed(), if !has_room => match changed {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
+            // A client that leaves is noticed also when it is not read from.
+            () = client.closed() => break,
+            () = hub.closed() => return,
+        };
+        if hub.send(request).await.is_err() {
+            return;
+        }
+    }
+    let _ = hub.send(HubRequest::Close(stream)).await;
+}
+
 impl Front for NodeFront {
     type Reader = FjallReader;
 
     async fn propose(&self, command: Command, context: Context) -> Result<Reply, Refusal> {
         self.admit(context)?;
         self.check_quota(&command)?;
+        if raft_request_bytes(self.shared.member.member, context.request_bytes) > self.shared.member.max_request_bytes {
+            return Err(Refusal::RequestTooLarge);
+        }
         self.replicate(&command, self.deadline(context)).await
     }
 
@@ -177,22 +217,12 @@ impl Front for NodeFront {
 
     fn watch(&self, _context: Context) -> (WatchSender, WatchReceiver) {
         let stream = StreamId(self.shared.streams.fetch_add(1, Ordering::Relaxed));
-        let (sender, mut requests) = mpsc::channel::<WatchStreamRequest>(STREAM_REQUESTS);
+        let (sender, requests) = mpsc::channel::<WatchStreamRequest>(STREAM_REQUESTS);
         // Bounded by the hub: it stops at `stream_bytes` until they are drained.
         let (responses, receiver) = mpsc::unbounded_channel();
-        let hub = self.hub.0.clone();
-        tokio::spawn(async move {
-            if hub.send(HubRequest::Open(stream, responses)).await.is_err() {
-                return;
-            }
-            while let Some(request) = requests.recv().await {
-                if hub.send(HubRequest::Stream(stream, request)).await.is_err() {
-                    return;
-                }
-            }
-            let _ = hub.send(HubRequest::Close(stream)).await;
-        });
-        (WatchSender(sender), WatchReceiver(receiver))
+        let drained = Arc::new(Drained::default());
+        tokio::spawn(carry(self.hub.0.clone(), stream, responses, requests, Arc::clone(&drained)));
+        (WatchSender(sender), WatchReceiver { responses: receiver, drained })
     }
 
     fn status(&self) -> Status {
@@ -238,5 +268,54 @@ impl Front for NodeFront {
             Ok(Err(_)) => Err(Refusal::Stopped),
             Err(_) => Err(Refusal::TimedOut),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Carried {
+        hub: mpsc::Receiver<HubRequest>,
+        full: watch::Sender<bool>,
+        requests: mpsc::Sender<WatchStreamRequest>,
+        responses: mpsc::UnboundedReceiver<WatchResponse>,
+        drained: Arc<Drained>,
+    }
+
+    async fn carried() -> Carried {
+        let (hub_sender, mut hub) = mpsc::channel(1_000);
+        let (requests, requests_receiver) = mpsc::channel(STREAM_REQUESTS);
+        let (responses_sender, responses) = mpsc::unbounded_channel();
+        let drained = Arc::new(Drained::default());
+        tokio::spawn(carry(hub_sender, StreamId(7), responses_sender, requests_receiver, Arc::clone(&drained)));
+        let Some(HubRequest::Open { full, .. }) = hub.recv().await else { panic!("a stream opens first") };
+        Carried { hub, full, requests, responses, drained }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_holds_too_much_is_not_read_from_until_it_is_drained() {
+        let Carried { mut hub, full, requests, responses: _responses, drained } = carried().await;
+        requests.send(WatchStreamRequest::Progress).await.unwrap();
+        assert!(matches!(hub.recv().await, Some(HubRequest::Stream(..))));
+        full.send(true).unwrap();
+        for _ in 0..STREAM_REQUESTS {
+            requests.send(WatchStreamRequest::Progress).await.unwrap();
+        }
+        assert!(requests.try_send(WatchStreamRequest::Progress).is_err(), "the client has to wait");
+        drained.add(5);
+        assert!(matches!(hub.recv().await, Some(HubRequest::Drained(StreamId(7), 5))), "what is drained overtakes what waits");
+        full.send(false).unwrap();
+        for _ in 0..STREAM_REQUESTS {
+            assert!(matches!(hub.recv().await, Some(HubRequest::Stream(..))));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_a_full_stream_closes_it() {
+        let Carried { mut hub, full, requests, responses, .. } = carried().await;
+        full.send(true).unwrap();
+        drop((requests, responses));
+        assert!(matches!(hub.recv().await, Some(HubRequest::Close(StreamId(7)))));
     }
 }

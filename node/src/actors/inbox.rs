@@ -1,8 +1,9 @@
 //! What reaches the replica's thread, from all sides, in two queues.
 
+use super::shared::ByteBudget;
 use crate::{
     state::StateEvent,
-    transport::PeerEvent,
+    transport::{PeerEvent, envelope_bytes},
     wal::{WalError, WalListener},
 };
 use bytes::Bytes;
@@ -11,10 +12,35 @@ use quorate_core::{
     effect::Proposal,
     types::{MemberId, ReadId, SegmentId, WriteNumber},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 /// Inputs from clients and peers waiting for the replica; whoever adds one above that waits.
 pub const INBOX_INPUTS: usize = 65_536;
+
+/// Bytes of other members' messages waiting for the replica; the connection of one that does not fit is not read from meanwhile.
+pub const INBOX_PEER_BYTES: usize = 128 << 20;
+
+/// Where other members' messages enter.
+#[derive(Debug)]
+pub struct PeerInbox {
+    inbox: mpsc::Sender<Inbound>,
+    bytes: ByteBudget,
+}
+
+impl PeerInbox {
+    #[must_use]
+    pub fn new(inbox: mpsc::Sender<Inbound>) -> Self {
+        Self { inbox, bytes: ByteBudget::new(INBOX_PEER_BYTES) }
+    }
+
+    /// Waits for room.
+    pub async fn deliver(&self, event: PeerEvent) {
+        let bytes = if let PeerEvent::Received(envelope) = &event { envelope_bytes(envelope) } else { 0 };
+        let share = self.bytes.take(bytes).await;
+        // A replica that is gone takes the process with it.
+        let _ = self.inbox.send(Inbound::Peer(event, share)).await;
+    }
+}
 
 #[derive(Debug)]
 pub enum Inbound {
@@ -26,7 +52,8 @@ pub enum Inbound {
         read: ReadId,
         answer: oneshot::Sender<Result<(), Refusal>>,
     },
-    Peer(PeerEvent),
+    /// With its share of [`INBOX_PEER_BYTES`].
+    Peer(PeerEvent, OwnedSemaphorePermit),
     Transfer(MemberId),
     /// Hand leadership to whoever is best prepared, and stop once that is done.
     HandOver,
@@ -54,5 +81,30 @@ impl WalListener for TellReplica {
 
     fn failed(&mut self, error: WalError) {
         let _ = self.0.send(Done::WalFailed(error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_core::{
+        consensus::{Envelope, Message},
+        types::{Boot, RequestId, Term},
+    };
+
+    #[tokio::test]
+    async fn a_peer_is_not_read_from_while_its_messages_fill_the_inbox() {
+        let (sender, mut receiver) = mpsc::channel(INBOX_INPUTS);
+        let inbox = PeerInbox::new(sender);
+        let request = RequestId { member: MemberId(2), boot: Boot(1), sequence: 0 };
+        let proposal = Proposal { request, command: Bytes::from(vec![0; INBOX_PEER_BYTES / 4]) };
+        let envelope = Envelope { from: MemberId(2), to: MemberId(1), term: Term(1), message: Message::Forward(vec![proposal]) };
+        let mut delivering = (0..4).map(|_| Box::pin(inbox.deliver(PeerEvent::Received(envelope.clone())))).collect::<Vec<_>>();
+        let mut fourth = delivering.pop().expect("four");
+        futures::future::join_all(delivering).await;
+        assert!(futures::poll!(&mut fourth).is_pending(), "an envelope is a little more than its command");
+        drop(receiver.recv().await);
+        fourth.await;
+        assert_eq!(receiver.len(), 3);
     }
 }

@@ -7,7 +7,7 @@ mod shared;
 mod watch;
 
 pub use front::NodeFront;
-pub use inbox::{Done, INBOX_INPUTS, Inbound, TellReplica};
+pub use inbox::{Done, INBOX_INPUTS, INBOX_PEER_BYTES, Inbound, PeerInbox, TellReplica};
 pub use replica::{Parts, ReplicaActor};
-pub use shared::{Leadership, Member, Shared};
+pub use shared::{ByteBudget, Leadership, Member, PROPOSALS_BYTES, Shared};
 pub use watch::{HubActor, HubHandle};

@@ -129,9 +129,9 @@ impl ReplicaActor {
                 self.reads.insert(read, answer);
                 self.step(ReplicaInput::Read(read));
             }
-            Inbound::Peer(PeerEvent::Received(envelope)) => self.step(ReplicaInput::Receive(envelope)),
-            Inbound::Peer(PeerEvent::Closed(peer)) => self.step(ReplicaInput::PeerClosed(peer)),
-            Inbound::Peer(PeerEvent::Banned(reason)) => {
+            Inbound::Peer(PeerEvent::Received(envelope), _) => self.step(ReplicaInput::Receive(envelope)),
+            Inbound::Peer(PeerEvent::Closed(peer), _) => self.step(ReplicaInput::PeerClosed(peer)),
+            Inbound::Peer(PeerEvent::Banned(reason), _) => {
                 // Nobody may stop a member that has a log of its own.
                 if self.fresh.load(Ordering::Relaxed) {
                     fatal(&reason);

@@ -10,7 +10,7 @@ use quorate_core::{
 };
 use quorate_web::front::WatchStreamRequest;
 use std::{collections::HashMap, fmt, sync::Arc};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::WatchStream;
 
 /// Requests of all streams of one worker, waiting for its hub.
@@ -18,8 +18,15 @@ const HUB_REQUESTS: usize = 4_096;
 
 #[derive(Debug)]
 pub(super) enum HubRequest {
-    Open(StreamId, mpsc::UnboundedSender<WatchResponse>),
+    /// `full`: told whether the stream holds as much as it may.
+    Open {
+        stream: StreamId,
+        responses: mpsc::UnboundedSender<WatchResponse>,
+        full: watch::Sender<bool>,
+    },
     Stream(StreamId, WatchStreamRequest),
+    /// The client took so many bytes of responses.
+    Drained(StreamId, usize),
     Close(StreamId),
 }
 
@@ -27,12 +34,20 @@ pub(super) enum HubRequest {
 #[derive(Clone, Debug)]
 pub struct HubHandle(pub(super) mpsc::Sender<HubRequest>);
 
+/// One stream's way back.
+struct Client {
+    responses: mpsc::UnboundedSender<WatchResponse>,
+    full: watch::Sender<bool>,
+}
+
 /// The hub's actor.
 pub struct HubActor {
     hub: Hub<FjallReader>,
     shared: Arc<Shared>,
     queue: Option<mpsc::Receiver<HubRequest>>,
-    streams: HashMap<StreamId, mpsc::UnboundedSender<WatchResponse>>,
+    streams: HashMap<StreamId, Client>,
+    /// Streams that were handed something, or took something, since the last turn.
+    touched: Vec<StreamId>,
     effects: Vec<HubEffect>,
     timer: Option<(Monotonic, SpawnHandle)>,
 }
@@ -49,7 +64,7 @@ impl HubActor {
     pub fn start_here(shared: Arc<Shared>, limits: HubLimits) -> HubHandle {
         let (sender, queue) = mpsc::channel(HUB_REQUESTS);
         let hub = Hub::new(limits, shared.view.borrow().clone(), shared.clock.now());
-        Self { hub, shared, queue: Some(queue), streams: HashMap::new(), effects: Vec::new(), timer: None }.start();
+        Self { hub, shared, queue: Some(queue), streams: HashMap::new(), touched: Vec::new(), effects: Vec::new(), timer: None }.start();
         HubHandle(sender)
     }
 
@@ -59,8 +74,8 @@ impl HubActor {
 
     fn take(&mut self, request: HubRequest) {
         match request {
-            HubRequest::Open(stream, responses) => {
-                self.streams.insert(stream, responses);
+            HubRequest::Open { stream, responses, full } => {
+                self.streams.insert(stream, Client { responses, full });
                 self.step(HubInput::Open(stream));
             }
             HubRequest::Stream(stream, WatchStreamRequest::Create(request)) => {
@@ -73,7 +88,10 @@ impl HubActor {
                 self.catch_up();
                 self.step(HubInput::Progress(stream));
             }
-            HubRequest::Stream(stream, WatchStreamRequest::Drained(bytes)) => self.step(HubInput::Drained(stream, bytes)),
+            HubRequest::Drained(stream, bytes) => {
+                self.touched.push(stream);
+                self.step(HubInput::Drained(stream, bytes));
+            }
             HubRequest::Close(stream) => {
                 self.streams.remove(&stream);
                 self.step(HubInput::Close(stream));
@@ -89,8 +107,15 @@ impl HubActor {
     fn finish(&mut self, ctx: &mut Context<Self>) {
         for HubEffect { stream, response } in self.effects.drain(..) {
             // A stream that closed meanwhile needs nothing.
-            if let Some(responses) = self.streams.get(&stream) {
-                let _ = responses.send(response);
+            if let Some(client) = self.streams.get(&stream) {
+                let _ = client.responses.send(response);
+                self.touched.push(stream);
+            }
+        }
+        for stream in self.touched.drain(..) {
+            if let Some(client) = self.streams.get(&stream) {
+                let is_full = self.hub.is_over_budget(stream);
+                client.full.send_if_modified(|full| std::mem::replace(full, is_full) != is_full);
             }
         }
         let deadline = self.hub.deadline();
@@ -132,5 +157,54 @@ impl StreamHandler<Arc<View<FjallReader>>> for HubActor {
     fn handle(&mut self, view: Arc<View<FjallReader>>, ctx: &mut Self::Context) {
         self.step(HubInput::Published(view));
         self.finish(ctx);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Member;
+    use super::*;
+    use crate::{clock::Clock, state::StateStore};
+    use quorate_core::{
+        machine::{Machine, MachineLimits, MachineSettings},
+        types::{Boot, ClusterId, MemberId},
+        watch::WatchRequest,
+    };
+    use std::time::Duration;
+
+    #[actix_rt::test]
+    async fn a_stream_is_told_when_it_holds_as_much_as_it_may_and_when_it_was_drained() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = StateStore::open(&directory.path().join("state")).unwrap();
+        let settings = MachineSettings { member: MemberId(1), boot: Boot(1), limits: MachineLimits::default() };
+        let machine = Machine::open(settings, store.reader()).unwrap();
+        let member = Member {
+            cluster: ClusterId(1),
+            member: MemberId(1),
+            boot: Boot(1),
+            quota_bytes: None,
+            max_request_bytes: 1 << 20,
+            request_timeout: Duration::from_secs(5),
+            election_timeout: Duration::from_secs(1),
+        };
+        let shared = Arc::new(Shared::new(member, Clock, store.usage(), machine.view()));
+        // The answers to two requests fill it.
+        let HubHandle(hub) = HubActor::start_here(shared, HubLimits { stream_bytes: 100, ..HubLimits::default() });
+        let (responses, mut receiver) = mpsc::unbounded_channel();
+        let (full, mut is_full) = watch::channel(false);
+        hub.send(HubRequest::Open { stream: StreamId(1), responses, full }).await.unwrap();
+        let request =
+            WatchRequest { range: quorate_core::command::KeyRange { key: "a".into(), end: "".into() }, ..WatchRequest::default() };
+        let create = || HubRequest::Stream(StreamId(1), WatchStreamRequest::Create(request.clone()));
+        hub.send(create()).await.unwrap();
+        let mut taken = receiver.recv().await.unwrap().bytes();
+        assert!(!is_full.has_changed().unwrap());
+        hub.send(create()).await.unwrap();
+        is_full.changed().await.unwrap();
+        assert!(*is_full.borrow_and_update());
+        taken += receiver.recv().await.unwrap().bytes();
+        hub.send(HubRequest::Drained(StreamId(1), taken)).await.unwrap();
+        is_full.changed().await.unwrap();
+        assert!(!*is_full.borrow_and_update());
     }
 }

@@ -62,3 +62,20 @@ fn a_unix_socket_that_nobody_serves_is_replaced() {
     let second = bind(&url, "listen-client-urls").unwrap();
     assert!(bind(&url, "listen-client-urls").is_err(), "a socket that is served stays: {}", second.describe());
 }
+
+#[tokio::test]
+async fn a_grpc_connection_counts_as_long_as_it_is_open() {
+    let (grpc, mut handed_over) = mpsc::channel(HANDOVER);
+    let http1: Http1<tokio::io::DuplexStream> = Rc::new(|_, _| panic!("not HTTP/1.1"));
+    let worker = Worker { http1, grpc, refusals: Throttle::of_refusals() };
+    let (mut client, server) = tokio::io::duplex(100);
+    client.write_all(PREFACE).await.unwrap();
+    let mut serving = Box::pin(worker.connection(server, None));
+    let io = tokio::select! {
+        io = handed_over.recv() => io.unwrap().unwrap(),
+        () = &mut serving => panic!("the worker let go of a connection that is open"),
+    };
+    assert!(futures::poll!(&mut serving).is_pending());
+    drop(io);
+    serving.await;
+}

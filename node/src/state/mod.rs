@@ -33,7 +33,8 @@ const PART_CLOSED_AT_RETIRE_BYTES: u64 = 1 << 20;
 /// Memory of one keyspace before it is written out.
 const MEMTABLE_BYTES: u64 = 32 << 20;
 const CACHE_BYTES: u64 = 64 << 20;
-const JOURNAL_BYTES: u64 = 256 << 20;
+/// All of fjall's journals: what opening replays, at a cost a row, whether a row is in a table by then or not. The least it allows.
+const JOURNAL_BYTES: u64 = 64 << 20;
 /// Part names are `recent-` and the first main revision in 16 hexadecimal digits.
 const PART_PREFIX: &str = "recent-";
 

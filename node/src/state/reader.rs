@@ -7,7 +7,8 @@ use quorate_core::storage::{Direction, ReadFailed, StateReader, Table, recent_ke
 use std::{
     fmt,
     ops::{Bound, ControlFlow},
-    sync::Arc,
+    sync::{Arc, mpsc},
+    thread,
 };
 
 /// An immutable instant of the whole store. It keeps what it sees alive, also parts that were deleted since.
@@ -34,6 +35,11 @@ type Visit<'a> = &'a mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>;
 impl FjallReader {
     pub(super) fn new(snapshot: Snapshot, tables: Arc<Tables>) -> Self {
         Self(Arc::new(Inner { snapshot, tables }))
+    }
+
+    #[cfg(test)]
+    pub(super) fn parts(&self) -> usize {
+        self.0.tables.recent.len()
     }
 
     fn get_from(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Bytes>, ReadFailed> {
@@ -87,6 +93,9 @@ impl FjallReader {
         parts.retain(|_| chosen.next().unwrap_or(false));
         if direction == Direction::Backward {
             parts.reverse();
+        } else if end.is_empty() && parts.len() > 1 {
+            // All there is, as at start: half of the work for another processor.
+            return self.scan_ahead(&parts, start, visit);
         }
         for (_, part) in parts {
             if self.scan_one(part, start, end, direction, visit)?.is_break() {
@@ -94,6 +103,55 @@ impl FjallReader {
             }
         }
         Ok(())
+    }
+
+    /// Visits parts one after the other while a second thread fetches what comes next.
+    fn scan_ahead(&self, parts: &[(i64, &Keyspace)], start: &[u8], visit: Visit<'_>) -> Result<(), ReadFailed> {
+        thread::scope(|scope| {
+            let (sender, chunks) = mpsc::sync_channel(CHUNKS_AHEAD);
+            let fetch = move || self.fetch(parts, start, &sender);
+            thread::Builder::new().name("read-ahead".into()).spawn_scoped(scope, fetch).map_err(failed)?;
+            for chunk in chunks {
+                let chunk: Chunk = chunk?;
+                let mut from = 0;
+                for (key_end, end) in chunk.rows {
+                    if visit(&chunk.bytes[from..key_end], chunk.bytes.slice(key_end..end)).is_break() {
+                        return Ok(());
+                    }
+                    from = end;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Ends early if nobody listens any more.
+    fn fetch(&self, parts: &[(i64, &Keyspace)], start: &[u8], chunks: &mpsc::SyncSender<Result<Chunk, ReadFailed>>) {
+        let (mut bytes, mut rows) = (Vec::with_capacity(CHUNK_BYTES), Vec::new());
+        let send = |bytes: &mut Vec<u8>, rows: &mut Vec<(usize, usize)>| {
+            let full = std::mem::replace(bytes, Vec::with_capacity(CHUNK_BYTES));
+            chunks.send(Ok(Chunk { bytes: full.into(), rows: std::mem::take(rows) })).is_ok()
+        };
+        for (_, part) in parts {
+            let mut stored = self.0.snapshot.range::<&[u8], _>(*part, start..);
+            let failure = stored.try_for_each(|row| {
+                let (key, value) = row.into_inner().map_err(|error| Some(failed(error)))?;
+                if bytes.len() + key.len() + value.len() > CHUNK_BYTES && !rows.is_empty() && !send(&mut bytes, &mut rows) {
+                    return Err(None);
+                }
+                bytes.extend_from_slice(&key);
+                let key_end = bytes.len();
+                bytes.extend_from_slice(&value);
+                rows.push((key_end, bytes.len()));
+                Ok(())
+            });
+            match failure {
+                Ok(()) => {}
+                Err(Some(failed)) => return drop(chunks.send(Err(failed))),
+                Err(None) => return,
+            }
+        }
+        send(&mut bytes, &mut rows);
     }
 
     fn scan_settled(&self, start: &[u8], end: &[u8], direction: Direction, visit: Visit<'_>) -> Result<(), ReadFailed> {
@@ -125,6 +183,18 @@ impl FjallReader {
         }
         Ok(())
     }
+}
+
+/// Bytes of rows that one chunk of a scan with a second thread holds, unless one row has more.
+const CHUNK_BYTES: usize = 64 << 10;
+/// Chunks fetched before they are asked for, at most.
+const CHUNKS_AHEAD: usize = 16;
+
+/// Rows behind each other.
+struct Chunk {
+    bytes: Bytes,
+    /// Where each row's key ends, and where its value does.
+    rows: Vec<(usize, usize)>,
 }
 
 /// Long keys that share their first bytes, collected to be visited in order.

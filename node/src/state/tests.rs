@@ -161,6 +161,37 @@ fn keys_longer_than_the_engine_takes_keep_their_order() {
 }
 
 #[test]
+fn a_scan_of_all_parts_that_reads_ahead_visits_what_one_without_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut host = Host::open(directory.path());
+    let mut reader = None;
+    for main in 1..=600_i64 {
+        // Rows of many sizes, some larger than a chunk, and three parts: a retirement closes one of over a megabyte.
+        let value =
+            vec![main.to_le_bytes()[0]; usize::try_from(main * 7_919 % 9_973 + main / 200 * 70_000 * i64::from(main % 50 == 0)).unwrap()];
+        reader = Some(host.commit(&[(Table::Recent, &recent_key(id(main)), Some(&value))]));
+        if main % 250 == 0 {
+            host.persister.retire(id(main / 250));
+        }
+    }
+    let reader = reader.unwrap();
+    let scan = |end: &[u8], limit: usize| {
+        let mut rows: Vec<(Vec<u8>, Bytes)> = Vec::new();
+        let visit = &mut |key: &[u8], value: Bytes| {
+            rows.push((key.to_vec(), value));
+            if rows.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        reader.scan(Table::Recent, &recent_key(id(3)), end, Direction::Forward, visit).unwrap();
+        rows
+    };
+    assert!(reader.parts() > 1, "only a scan of several parts reads ahead");
+    let plain = scan(&recent_key(id(1_000)), usize::MAX);
+    assert_eq!(plain.len(), 598);
+    assert_eq!(scan(b"", usize::MAX), plain);
+    assert_eq!(scan(b"", 20), plain[..20], "it ends when told to");
+}
+
+#[test]
 fn retired_rows_are_gone_for_new_readers_and_stay_for_old_ones() {
     let directory = tempfile::tempdir().unwrap();
     let mut host = Host::open(directory.path());

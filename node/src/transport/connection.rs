@@ -33,6 +33,8 @@ const BACKOFF_LAST: Duration = Duration::from_secs(1);
 const WRITE_BYTES: usize = 1 << 20;
 /// Connections that have not said hello yet.
 const STRANGERS_MAX: usize = 256;
+/// A connection on which no frame was completed for so many times [`super::PeerSettings::silence`] is closed.
+const SILENCES_MAX: u32 = 30;
 /// After the system had no descriptor left for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -180,15 +182,22 @@ pub(super) async fn accept(transport: Transport, listener: TcpListener) {
         };
         said = false;
         let Ok(stranger) = Arc::clone(&strangers).try_acquire_owned() else {
-            tracing::warn!(target: "quorate", remote_addr = %address, error = "too many connections that say nothing", "rejected connection on peer endpoint");
+            reject(&transport, &address, &"too many connections that say nothing");
             continue;
         };
         let transport = transport.clone();
         tokio::spawn(async move {
             if let Err(end) = serve(&transport, stream, stranger).await {
-                tracing::warn!(target: "quorate", remote_addr = %address, error = %end, "rejected connection on peer endpoint");
+                reject(&transport, &address, &end);
             }
         });
+    }
+}
+
+/// Says why, unless that was said too often of late.
+fn reject(transport: &Transport, from: &dyn fmt::Display, why: &dyn fmt::Display) {
+    if let Some(suppressed) = transport.0.refusals.admit(Instant::now()) {
+        tracing::warn!(target: "quorate", remote_addr = %from, error = %why, suppressed, "rejected connection on peer endpoint");
     }
 }
 
@@ -220,11 +229,11 @@ async fn serve(transport: &Transport, mut stream: TcpStream, stranger: tokio::sy
     transport.0.registry.closed(member, process);
     match end {
         End::Closed | End::Io(_) => {
-            tracing::info!(target: "quorate", remote_peer_id = %member, channel = ?hello.channel, "peer connection ended")
+            if let Some(suppressed) = transport.0.refusals.admit(Instant::now()) {
+                tracing::info!(target: "quorate", remote_peer_id = %member, channel = ?hello.channel, suppressed, "peer connection ended");
+            }
         }
-        other => {
-            tracing::warn!(target: "quorate", remote_peer_id = %member, error = %other, "rejected connection on peer endpoint");
-        }
+        other => reject(transport, &member, &other),
     }
     if hello.channel == Channel::Control {
         (settings.deliver)(PeerEvent::Closed(member)).await;
@@ -254,9 +263,12 @@ async fn read_hello(stream: &mut TcpStream, buffer: &mut BytesMut) -> Result<Hel
 async fn receive(transport: &Transport, stream: &mut TcpStream, buffer: &mut BytesMut, peer: &Introduction) -> End {
     let settings = &transport.0.settings;
     loop {
-        let frame = match read_frame::<Frame>(stream, buffer, settings.frame_limit).await {
-            Ok(frame) => frame,
-            Err(end) => return end,
+        // Pings come four times in an election timeout, so who says nothing for this long is gone, or its way here is.
+        let reading = timeout(settings.silence * SILENCES_MAX, read_frame::<Frame>(stream, buffer, settings.frame_limit));
+        let frame = match reading.await {
+            Ok(Ok(frame)) => frame,
+            Ok(Err(end)) => return end,
+            Err(_) => return End::Io(io::ErrorKind::TimedOut.into()),
         };
         transport.0.registry.heard(peer.member, peer.process, Instant::now());
         match frame {

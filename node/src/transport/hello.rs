@@ -13,6 +13,11 @@ pub const MAGIC: &[u8; 8] = b"QUORATE\n";
 /// The version of the frames on a peer connection.
 pub const PROTOCOL: u8 = 1;
 
+/// Members that a process keeps in mind; far more than any cluster has.
+pub const MEMBERS_SEEN_MAX: usize = 64;
+/// Connections that one member may have open: two, and those whose end has not been noticed yet.
+pub const MEMBER_CONNECTIONS_MAX: usize = 16;
+
 /// What a connection carries. Control never waits behind bulk.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Channel {
@@ -29,7 +34,7 @@ pub struct Introduction {
     pub boot: Boot,
     /// Drawn at start: tells two processes apart that were started from copies of one directory.
     pub process: u64,
-    /// Its directory was made in this life, and it has not yet heard from a leader.
+    /// Its directory holds nothing from a leader, in whatever life it was made: a wiped member that is started twice is still wiped.
     pub fresh: bool,
 }
 
@@ -112,6 +117,12 @@ impl Registry {
             return Err(Objection::Refused(format!("member {member} is this process; another one runs under its id")));
         }
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&peer.member).copied();
+        if seen.is_none() && !self.has_room() {
+            return Err(Objection::Refused(format!("{MEMBERS_SEEN_MAX} other members are connected already")));
+        }
+        if seen.is_some_and(|seen| seen.connections >= MEMBER_CONNECTIONS_MAX) {
+            return Err(Objection::Refused(format!("member {} has {MEMBER_CONNECTIONS_MAX} connections already", peer.member)));
+        }
         let same_process = seen.is_some_and(|seen| seen.process == peer.process);
         if peer.fresh && started && !same_process {
             return Err(Objection::Banned(format!(
@@ -135,9 +146,20 @@ impl Registry {
         Ok(())
     }
 
-    /// A process that was judged well opened a connection.
+    fn has_room(&self) -> bool {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.len() < MEMBERS_SEEN_MAX || seen.values().any(|entry| entry.connections == 0)
+    }
+
+    /// A process that was judged well opened a connection. Whoever is connected is kept in mind; the others only while there is room.
     pub fn opened(&self, peer: &Introduction, now: Instant) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() >= MEMBERS_SEEN_MAX && !seen.contains_key(&peer.member) {
+            let longest_gone = seen.iter().filter(|(_, entry)| entry.connections == 0).min_by_key(|(_, entry)| entry.heard);
+            if let Some(member) = longest_gone.map(|(member, _)| *member) {
+                seen.remove(&member);
+            }
+        }
         let entry = seen.entry(peer.member).or_insert(Seen { boot: peer.boot, process: peer.process, connections: 0, heard: now });
         if entry.process != peer.process {
             *entry = Seen { boot: peer.boot, process: peer.process, connections: 0, heard: now };
@@ -206,6 +228,33 @@ mod tests {
         registry.opened(&peer(3, 10), start);
         registry.closed(MemberId(2), 10);
         registry.judge(&peer(4, 11), true, start).unwrap();
+    }
+
+    #[test]
+    fn a_member_has_only_so_many_connections() {
+        let (registry, start) = (registry(), Instant::now());
+        for _ in 0..MEMBER_CONNECTIONS_MAX {
+            registry.judge(&peer(3, 10), true, start).unwrap();
+            registry.opened(&peer(3, 10), start);
+        }
+        assert!(registry.judge(&peer(3, 10), true, start).unwrap_err().to_string().contains("connections already"));
+        registry.closed(MemberId(2), 10);
+        registry.judge(&peer(3, 10), true, start).unwrap();
+    }
+
+    #[test]
+    fn only_so_many_members_are_kept_in_mind_and_those_that_left_make_room() {
+        let (registry, start) = (registry(), Instant::now());
+        let member = |number: u64| Introduction { member: MemberId(number), process: number, ..peer(1, 1) };
+        for number in 0..MEMBERS_SEEN_MAX as u64 {
+            registry.judge(&member(100 + number), false, start).unwrap();
+            registry.opened(&member(100 + number), start);
+        }
+        assert!(registry.judge(&member(99), false, start).unwrap_err().to_string().contains("other members are connected"));
+        registry.closed(MemberId(100), 100);
+        registry.judge(&member(99), false, start).unwrap();
+        registry.opened(&member(99), start);
+        assert_eq!(registry.seen.lock().unwrap().len(), MEMBERS_SEEN_MAX);
     }
 
     #[test]

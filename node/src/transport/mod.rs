@@ -9,9 +9,13 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
-use crate::url::{Address, Url};
+use crate::{
+    throttle::Throttle,
+    url::{Address, Url},
+};
 use hello::{Channel, Introduction, Registry};
 use queue::Queue;
+pub use queue::envelope_bytes;
 use quorate_core::{
     consensus::{Configuration, Envelope, Message},
     effect::Proposal,
@@ -51,7 +55,7 @@ pub struct PeerSettings {
     pub boot: Boot,
     /// Drawn at start.
     pub process: u64,
-    /// This data directory was made in this life and holds nothing from a leader yet.
+    /// This data directory holds nothing from a leader yet.
     pub fresh: Arc<AtomicBool>,
     /// Sent when nothing else was for so long.
     pub ping_interval: Duration,
@@ -81,6 +85,7 @@ struct Inner {
     settings: PeerSettings,
     registry: Registry,
     peers: Mutex<BTreeMap<MemberId, Peer>>,
+    refusals: Throttle,
 }
 
 #[derive(Debug)]
@@ -103,7 +108,7 @@ impl Transport {
     #[must_use]
     pub fn new(settings: PeerSettings) -> Self {
         let registry = Registry::new(settings.cluster, settings.member, settings.silence);
-        Self(Arc::new(Inner { settings, registry, peers: Mutex::new(BTreeMap::new()) }))
+        Self(Arc::new(Inner { settings, registry, peers: Mutex::new(BTreeMap::new()), refusals: Throttle::of_refusals() }))
     }
 
     /// Dials those who are new, leaves those who are gone. Must be called within a tokio runtime.

@@ -27,7 +27,7 @@ struct Waiting {
 
 impl Queue {
     pub(super) fn push(&self, envelope: Envelope) {
-        let bytes = size(&envelope);
+        let bytes = envelope_bytes(&envelope);
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         while waiting.messages.len() >= QUEUE_MESSAGES || (!waiting.messages.is_empty() && waiting.bytes + bytes > QUEUE_BYTES) {
             let (_, oldest) = waiting.messages.pop_front().expect("it is not empty");
@@ -80,7 +80,8 @@ impl Queue {
 
 const OVERHEAD: usize = 64;
 
-fn size(envelope: &Envelope) -> usize {
+/// Bytes that a message takes in memory, about.
+pub fn envelope_bytes(envelope: &Envelope) -> usize {
     let body: usize = match &envelope.message {
         Message::Append { entries, .. } => entries
             .iter()

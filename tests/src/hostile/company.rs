@@ -1,19 +1,26 @@
 //! Members that do not belong: of another cluster, twice the same one, or without their memory.
 
-use super::{Claim, Ground, Outcome, refused, require, wait_logged};
-use std::{fs, process::Command};
+use super::{Claim, Ground, Outcome, refused, require, start::files, wait_logged};
+use crate::process::Member;
+use std::{
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 pub const CLAIMS: &[Claim] = &[
     ("a cluster's first leader outlives the restart of a follower", first_leader_stays),
     ("a peer of another cluster is refused by both sides", peer_of_another_cluster),
-    ("a data directory of another cluster is named, and its member refused", data_dir_of_another_cluster),
+    ("a data directory of another cluster is refused with both ids and left as it is", data_dir_of_another_cluster),
     ("a clone of a running member is refused", clone_of_a_member),
     ("a member on an old copy of its data directory is refused", old_copy),
-    ("a wiped member that returns under its old id exits and says what to do", wiped_member),
+    ("a wiped member that returns under its old id is refused, however often it and the healthy ones start", wiped_member),
+    ("a wiped member does not vote for one that has nothing but its log", wiped_member_does_not_vote),
 ];
 
 /// Copies a data directory of a member that does not run.
-fn copy(from: &std::path::Path, to: &std::path::Path) -> Outcome {
+fn copy(from: &Path, to: &Path) -> Outcome {
     let status = Command::new("cp").args(["-a", "--sparse=always"]).arg(from).arg(to).status()?;
     require(status.success(), || format!("cp ended with {status}"))
 }
@@ -52,6 +59,11 @@ fn peer_of_another_cluster() -> Outcome {
     ground.check_unharmed(&[0, 1, 2])
 }
 
+/// From a member's line about what it recovered.
+fn cluster_id(log: &str) -> Option<&str> {
+    log.split_once("\"cluster-id\":\"")?.1.split('"').next()
+}
+
 fn data_dir_of_another_cluster() -> Outcome {
     let mut other = Ground::new(3, &["--initial-cluster-token", "another"])?;
     let mut ground = Ground::new(3, &[])?;
@@ -60,11 +72,22 @@ fn data_dir_of_another_cluster() -> Outcome {
     }
     ground.cluster.members[2].kill()?;
     let mut wrong = ground.cluster.members[2].twin("wrong");
-    wrong.set("--data-dir", other.cluster.members[2].data_dir.to_str().ok_or("not UTF-8")?);
-    wrong.start()?;
-    wait_logged(&wrong, &["the data directory says another member or cluster than --initial-cluster"])?;
+    let theirs = other.cluster.members[2].data_dir.clone();
+    let named = theirs.to_str().ok_or("not UTF-8")?;
+    // But for the lock, which names its last holder, and files being prepared for the log, which belong to no life but the one that ended.
+    let content = || {
+        let passing = |path: &Path| path.file_name().is_some_and(|name| name == "LOCK") || path.extension().is_some_and(|end| end == "tmp");
+        Ok::<_, Box<dyn Error>>(files(&theirs)?.into_iter().filter(|(path, _)| !passing(path)).collect::<Vec<_>>())
+    };
+    let before = content()?;
+    wrong.set("--data-dir", named);
+    let text = refused(&mut wrong, &[named, "holds the data of member", "--initial-cluster-token", "Nothing was changed", "--data-dir"])?;
+    for log in [ground.cluster.members[2].log_text()?, other.cluster.members[2].log_text()?] {
+        let cluster = cluster_id(&log).ok_or("a member does not log its cluster's id")?;
+        require(text.contains(cluster), || format!("cluster {cluster} is not named in: {text}"))?;
+    }
+    require(content()? == before, || "the other cluster's data was changed".into())?;
     ground.check_unharmed(&[0, 1])?;
-    wrong.kill()?;
     ground.start_unharmed(2)?;
     for member in &mut other.cluster.members {
         member.start()?;
@@ -115,16 +138,72 @@ fn old_copy() -> Outcome {
     ground.check_unharmed(&[0, 1, 2])
 }
 
-fn wiped_member() -> Outcome {
-    let mut ground = Ground::new(3, &[])?;
-    ground.cluster.members[2].kill()?;
+/// What a wiped member is told.
+const WIPED: &[&str] = &["has run before", "empty data directory", "member remove", "member add"];
+
+/// The third member's name is in the log of the first: from then on its id is one that has run.
+fn third_is_known(ground: &mut Ground) -> Outcome {
+    wait_logged(&ground.cluster.members[2], &["published local member to cluster"])?;
+    ground.put_many(0, 1, 100)
+}
+
+/// The third member's twin, with the same flags, in the same place, whose data is gone. The data is put aside.
+fn wipe_third(ground: &Ground) -> Result<(Member, PathBuf), Box<dyn Error>> {
     let aside = ground.cluster.folder().join("aside");
     fs::rename(&ground.cluster.members[2].data_dir, &aside)?;
     let mut wiped = ground.cluster.members[2].twin("wiped");
-    refused(&mut wiped, &["has run before", "empty data directory", "member remove", "member add"])?;
-    ground.check_unharmed(&[0, 1])?;
+    wiped.set("--initial-cluster-state", "new");
+    Ok((wiped, aside))
+}
+
+/// With its data back, the third member serves again.
+fn restore_third(ground: &mut Ground, aside: &Path) -> Outcome {
     fs::remove_dir_all(&ground.cluster.members[2].data_dir)?;
-    fs::rename(&aside, &ground.cluster.members[2].data_dir)?;
+    fs::rename(aside, &ground.cluster.members[2].data_dir)?;
     ground.start_unharmed(2)?;
     ground.check_unharmed(&[0, 1, 2])
+}
+
+fn wiped_member() -> Outcome {
+    let mut ground = Ground::new(3, &[])?;
+    third_is_known(&mut ground)?;
+    ground.cluster.members[2].kill()?;
+    let (mut wiped, aside) = wipe_third(&ground)?;
+    // The second start finds the directory that the first one made.
+    for _ in 0..2 {
+        refused(&mut wiped, WIPED)?;
+        ground.check_unharmed(&[0, 1])?;
+    }
+    // The healthy say it too, whichever of them was met first.
+    let said = |member: &Member| member.log_text().is_ok_and(|text| WIPED.iter().all(|part| text.contains(part)));
+    require(ground.cluster.members[..2].iter().any(said), || "no healthy member says whom it refused".into())?;
+    for restarted in [0, 1] {
+        ground.cluster.members[restarted].kill()?;
+        ground.start_unharmed(restarted)?;
+        refused(&mut wiped, WIPED)?;
+        ground.check_unharmed(&[0, 1])?;
+    }
+    restore_third(&mut ground, &aside)
+}
+
+/// One healthy member that lost its state and has its log, and the wiped one: if that voted, there would be a leader who may lack
+/// what the other two have acknowledged.
+fn wiped_member_does_not_vote() -> Outcome {
+    let mut ground = Ground::new(3, &[])?;
+    third_is_known(&mut ground)?;
+    for member in &mut ground.cluster.members {
+        member.kill()?;
+    }
+    let (mut wiped, aside) = wipe_third(&ground)?;
+    fs::remove_dir_all(ground.cluster.members[0].data_dir.join("state"))?;
+    ground.cluster.members[0].start()?;
+    wait_logged(&ground.cluster.members[0], &["\"applied\":0", "serving peer traffic"])?;
+    for _ in 0..3 {
+        refused(&mut wiped, WIPED)?;
+    }
+    let log = ground.cluster.members[0].log_text()?;
+    require(!log.contains("\"role\":\"Leader\""), || format!("it leads with the vote of a wiped member: {log}"))?;
+    ground.start_unharmed(1)?;
+    ground.check_unharmed(&[0, 1])?;
+    restore_third(&mut ground, &aside)
 }

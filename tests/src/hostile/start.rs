@@ -18,6 +18,7 @@ pub const CLAIMS: &[Claim] = &[
     ("a positional argument is refused", positional_argument),
     ("one option as flag and in the environment is fatal", flag_and_environment),
     ("a member that --initial-cluster does not name is refused", own_name_absent),
+    ("joining a running cluster without data is refused and says what is served", joining),
     ("a busy client port is named with its holder", busy_port),
     ("a data directory that is a file is refused", data_dir_is_a_file),
     ("a data directory that is read-only for the process's user is refused", data_dir_is_read_only),
@@ -80,6 +81,16 @@ fn own_name_absent() -> Outcome {
         |_, loner| {
             loner.set("--name", "nowhere");
             Ok(vec!["couldn't find local name \"nowhere\" in the initial cluster configuration".into(), "--initial-cluster".into()])
+        },
+        Some(1),
+    )
+}
+
+fn joining() -> Outcome {
+    beside(
+        |_, loner| {
+            loner.set("--initial-cluster-state", "existing");
+            Ok(vec![loner.data_dir.display().to_string(), "does not serve yet".into(), "--initial-cluster-state=new".into()])
         },
         Some(1),
     )

@@ -22,6 +22,7 @@ pub const CLAIMS: &[Claim] = &[
     ("invalid JSON is refused", invalid_json),
     ("a request over either size limit is refused with that limit's error", oversized_requests),
     ("the largest request is taken", largest_request),
+    ("headers above their limit are refused", oversized_headers),
 ];
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -250,8 +251,9 @@ fn invalid_json() -> Outcome {
 /// etcd's default for `--max-request-bytes`, and what its gRPC server takes on top.
 const MAX_REQUEST_BYTES: usize = 3 << 19;
 const RECEIVE_OVERHEAD_BYTES: usize = 512 << 10;
-/// A command's frame and tags are not counted against the client.
-const FRAME_BYTES: usize = 1 << 10;
+/// What a put of the five bytes `large` adds to its value in etcd's log: the message's tags and lengths, the field around it, and a
+/// header whose id has nine or ten bytes.
+const PUT_OVERHEAD: std::ops::RangeInclusive<usize> = 28..=29;
 
 fn put_of(ground: &Ground, bytes: usize) -> Result<Result<(), Status>, Box<dyn Error>> {
     let mut client = ground.client(0)?;
@@ -261,7 +263,7 @@ fn put_of(ground: &Ground, bytes: usize) -> Result<Result<(), Status>, Box<dyn E
 
 fn oversized_requests() -> Outcome {
     let mut ground = Ground::new(1, &[])?;
-    let over_limit = put_of(&ground, MAX_REQUEST_BYTES + FRAME_BYTES + 1)?.err().ok_or("a request over the limit was taken")?;
+    let over_limit = put_of(&ground, MAX_REQUEST_BYTES - PUT_OVERHEAD.start() + 1)?.err().ok_or("a request over the limit was taken")?;
     require(over_limit.code() == Code::InvalidArgument && over_limit.message() == "etcdserver: request is too large", || {
         format!("{over_limit:?}")
     })?;
@@ -282,6 +284,23 @@ fn oversized_requests() -> Outcome {
 
 fn largest_request() -> Outcome {
     let mut ground = Ground::new(1, &[])?;
-    put_of(&ground, MAX_REQUEST_BYTES - 1_000)?.map_err(|status| format!("{status:?}"))?;
+    put_of(&ground, MAX_REQUEST_BYTES - PUT_OVERHEAD.end())?.map_err(|status| format!("{status:?}"))?;
+    ground.check_unharmed(&[0])
+}
+
+/// As `HTTP2_HEADER_BYTES` has it.
+const HEADER_BYTES: usize = 64 << 10;
+
+fn oversized_headers() -> Outcome {
+    let mut ground = Ground::new(1, &[])?;
+    let mut client = ground.client(0)?;
+    let mut range = |bytes: usize| -> Result<Result<(), Status>, Box<dyn Error>> {
+        let mut request = Request::new(RangeRequest { key: b"large".to_vec().into(), ..RangeRequest::default() });
+        request.metadata_mut().insert("x-large", "h".repeat(bytes).parse()?);
+        Ok(ground.runtime.block_on(client.range(request)).map(|_| ()))
+    };
+    range(HEADER_BYTES / 2)?.map_err(|status| format!("half of the limit: {status:?}"))?;
+    require(range(HEADER_BYTES)?.is_err(), || "headers over the limit were taken".into())?;
+    range(0)?.map_err(|status| format!("the connection is of no use any more: {status:?}"))?;
     ground.check_unharmed(&[0])
 }

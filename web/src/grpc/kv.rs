@@ -17,6 +17,7 @@ use quorate_core::{
     command::{Command, Compact, Op, Range, RangeReply, Refusal, Reply, SortOrder, SortTarget, Txn},
     machine,
     mvcc::View,
+    storage::StateReader,
     types::Revision,
 };
 use std::sync::Arc;
@@ -29,7 +30,7 @@ impl<F: Front> Service<F> {
     pub(crate) async fn range(&self, request: pb::RangeRequest, call: &Call) -> Result<Charged<raw::RangeResponse>, Fault> {
         let (range, view) = self.begin_range(request, call).await?;
         let bytes = view.range_bytes(&range);
-        let charge = self.charge(bytes).await?;
+        let charge = self.charge(bytes, call).await?;
         let reply = self.read(view, bytes, move |view| view.range(&range)).await?;
         Ok(Charged { answer: convert::range_answer(self.header(reply.revision), reply), charge })
     }
@@ -44,43 +45,58 @@ impl<F: Front> Service<F> {
         if filters.iter().any(|revision| *revision != 0) {
             return Err(Fault::StreamFiltered);
         }
-        let chunks = Chunks::new(self.clone(), range, view);
+        let chunks = Chunks::new(self.clone(), range, view, *call);
         Ok(stream::try_unfold(Some(chunks), Chunks::next).boxed())
     }
 
     pub(crate) async fn put(&self, request: pb::PutRequest, call: &Call) -> Result<raw::PutResponse, Fault> {
         self.admit(call, false)?;
-        match self.propose(Command::Put(convert::put(request)), call).await? {
+        let bytes = request.encoded_len();
+        match self.propose(Command::Put(convert::put(request)), bytes, call).await? {
             Reply::Put(reply) => Ok(convert::put_answer(self.header(reply.revision), reply)),
             other => unreachable!("a put was answered {other:?}"),
         }
     }
 
-    pub(crate) async fn delete_range(&self, request: pb::DeleteRangeRequest, call: &Call) -> Result<raw::DeleteRangeResponse, Fault> {
+    pub(crate) async fn delete_range(
+        &self,
+        request: pb::DeleteRangeRequest,
+        call: &Call,
+    ) -> Result<Charged<raw::DeleteRangeResponse>, Fault> {
         self.admit(call, false)?;
-        match self.propose(Command::DeleteRange(convert::delete_range(request)), call).await? {
-            Reply::DeleteRange(reply) => Ok(convert::delete_range_answer(self.header(reply.revision), reply)),
+        let bytes = request.encoded_len();
+        let command = Command::DeleteRange(convert::delete_range(request));
+        machine::validate(&command, self.surface.options().max_txn_ops)?;
+        let charge = self.charge(self.previous_bytes(&command), call).await?;
+        match self.front.propose(command, call.proposing(bytes)).await? {
+            Reply::DeleteRange(reply) => Ok(Charged { answer: convert::delete_range_answer(self.header(reply.revision), reply), charge }),
             other => unreachable!("a delete was answered {other:?}"),
         }
     }
 
     pub(crate) async fn txn(&self, request: pb::TxnRequest, call: &Call) -> Result<Charged<raw::TxnResponse>, Fault> {
         self.admit(call, false)?;
+        let bytes = request.encoded_len();
         let txn = convert::txn(request, self.surface.options().max_txn_ops)?;
         let (reply, charge) = match ranges_only(&txn) {
             Some(consistency) => self.read_txn(txn, consistency, call).await?,
-            None => match self.front.propose(Command::Txn(txn), call.context).await? {
-                Reply::Txn(reply) => (reply, Charge::default()),
-                other => unreachable!("a txn was answered {other:?}"),
-            },
+            None => {
+                let command = Command::Txn(txn);
+                let charge = self.charge(self.previous_bytes(&command), call).await?;
+                match self.front.propose(command, call.proposing(bytes)).await? {
+                    Reply::Txn(reply) => (reply, charge),
+                    other => unreachable!("a txn was answered {other:?}"),
+                }
+            }
         };
         Ok(Charged { answer: convert::txn_answer(self.header(reply.revision), reply), charge })
     }
 
     pub(crate) async fn compact(&self, request: pb::CompactionRequest, call: &Call) -> Result<pb::CompactionResponse, Fault> {
         self.admit(call, false)?;
+        let bytes = request.encoded_len();
         let compact = Compact { revision: Revision(request.revision), physical: request.physical };
-        match self.propose(Command::Compact(compact), call).await? {
+        match self.propose(Command::Compact(compact), bytes, call).await? {
             Reply::Compact { revision } => {
                 if compact.physical {
                     self.front.compacted_physically(compact.revision, call.context).await?;
@@ -91,9 +107,31 @@ impl<F: Front> Service<F> {
         }
     }
 
-    async fn propose(&self, command: Command, call: &Call) -> Result<Reply, Fault> {
+    async fn propose(&self, command: Command, bytes: usize, call: &Call) -> Result<Reply, Fault> {
         machine::validate(&command, self.surface.options().max_txn_ops)?;
-        Ok(self.front.propose(command, call.context).await?)
+        Ok(self.front.propose(command, call.proposing(bytes)).await?)
+    }
+
+    /// Bytes of key-values that the answer to a write will hold, as the state is now: what the log brings first may change it.
+    fn previous_bytes(&self, command: &Command) -> u64 {
+        let view = self.front.current();
+        fn of<R: StateReader>(view: &View<R>, op: &Op) -> u64 {
+            match op {
+                Op::Range(range) => view.range_bytes(range),
+                Op::DeleteRange(delete) if delete.prev_kv => view.range_bytes(&Range { range: delete.range.clone(), ..Range::default() }),
+                Op::Txn(txn) => branches(view, txn),
+                Op::Put(_) | Op::DeleteRange(_) => 0,
+            }
+        }
+        fn branches<R: StateReader>(view: &View<R>, txn: &Txn) -> u64 {
+            let sum = |ops: &[Op]| ops.iter().map(|op| of(view, op)).sum::<u64>();
+            sum(&txn.success).max(sum(&txn.failure))
+        }
+        match command {
+            Command::DeleteRange(delete) if delete.prev_kv => view.range_bytes(&Range { range: delete.range.clone(), ..Range::default() }),
+            Command::Txn(txn) => branches(&view, txn),
+            _ => 0,
+        }
     }
 
     async fn begin_range(&self, request: pb::RangeRequest, call: &Call) -> Result<(Range, Arc<View<F::Reader>>), Fault> {
@@ -108,7 +146,7 @@ impl<F: Front> Service<F> {
         let view = self.front.view(consistency, call.context).await?;
         let bytes = |ops: &[Op]| ops.iter().map(|op| if let Op::Range(range) = op { view.range_bytes(range) } else { 0 }).sum::<u64>();
         let bytes = bytes(&txn.success).max(bytes(&txn.failure));
-        let charge = self.charge(bytes).await?;
+        let charge = self.charge(bytes, call).await?;
         let reply = self.read(view, bytes, move |view| view.read_txn(&txn)).await?;
         Ok((reply, charge))
     }
@@ -134,6 +172,7 @@ pub(crate) type RangeAnswers = BoxStream<'static, Result<raw::RangeStreamRespons
 struct Chunks<F: Front> {
     service: Service<F>,
     view: Arc<View<F::Reader>>,
+    call: Call,
     /// What is still to be read, at the pinned revision; `limit` is that of the whole stream.
     range: Range,
     /// Keys sent.
@@ -142,20 +181,21 @@ struct Chunks<F: Front> {
     chunk_keys: i64,
     /// What the first chunk found.
     total: Option<i64>,
-    /// Of the chunk being sent.
+    /// Of the chunk being sent: the transport has it once it asks for the next.
     _charge: Charge,
+    is_done: bool,
 }
 
 impl<F: Front> Chunks<F> {
-    fn new(service: Service<F>, mut range: Range, view: Arc<View<F::Reader>>) -> Self {
+    fn new(service: Service<F>, mut range: Range, view: Arc<View<F::Reader>>, call: Call) -> Self {
         if range.revision.0 <= 0 {
             range.revision = view.revision();
         }
-        Self { service, view, range, sent: 0, chunk_keys: FIRST_CHUNK_KEYS, total: None, _charge: Charge::default() }
+        Self { service, view, call, range, sent: 0, chunk_keys: FIRST_CHUNK_KEYS, total: None, _charge: Charge::default(), is_done: false }
     }
 
     async fn next(this: Option<Self>) -> Result<Option<(raw::RangeStreamResponse, Option<Self>)>, Fault> {
-        let Some(mut this) = this else { return Ok(None) };
+        let Some(mut this) = this.filter(|this| !this.is_done) else { return Ok(None) };
         // The view would still answer, but a client is to see the same whichever member and moment it meets.
         if this.service.front.current().compacted() > this.range.revision {
             return Err(Refusal::Compacted.into());
@@ -170,7 +210,8 @@ impl<F: Front> Chunks<F> {
         let Some(last) = last else {
             let more = limited && this.sent < total;
             let answer = convert::range_answer(this.service.header(this.view.revision()), RangeReply { more, count: total, ..reply });
-            return Ok(Some((raw::RangeStreamResponse { range_response: Some(answer) }, None)));
+            this.is_done = true;
+            return Ok(Some((raw::RangeStreamResponse { range_response: Some(answer) }, Some(this))));
         };
         this.range.range = quorate_core::command::KeyRange { key: key_after(&last.0)?, end: this.rest_end() };
         this.adapt(bytes);
@@ -183,7 +224,7 @@ impl<F: Front> Chunks<F> {
         let chunk = Range { limit: self.chunk_keys.min(left), ..self.range.clone() };
         let bytes = self.view.range_bytes(&chunk);
         self._charge = Charge::default();
-        self._charge = self.service.charge(bytes).await?;
+        self._charge = self.service.charge(bytes, &self.call).await?;
         self.service.read(Arc::clone(&self.view), bytes, move |view| view.range(&chunk)).await
     }
 
@@ -234,7 +275,7 @@ impl<F: Front> Kv for Service<F> {
 
     async fn delete_range(&self, request: Request<pb::DeleteRangeRequest>) -> Result<Response<raw::DeleteRangeResponse>, Status> {
         let call = Call::grpc(&request)?;
-        Ok(Response::new(self.delete_range(request.into_inner(), &call).await?))
+        Ok(charged(self.delete_range(request.into_inner(), &call).await?))
     }
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<raw::TxnResponse>, Status> {

@@ -44,7 +44,7 @@ pub(crate) fn watch_answers<F: Front>(
     let require_leader = call.context.require_leader;
     let stream = WatchStream {
         service: service.clone(),
-        sender,
+        _sender: sender,
         receiver,
         failure: Some(failure),
         _reader: AbortOnDrop(reader.abort_handle()),
@@ -57,7 +57,8 @@ pub(crate) fn watch_answers<F: Front>(
 /// One stream's responses, on their way to the transport.
 struct WatchStream<F: Front> {
     service: Service<F>,
-    sender: WatchSender,
+    /// Held because its end is the stream's.
+    _sender: WatchSender,
     receiver: WatchReceiver,
     failure: Option<oneshot::Receiver<Status>>,
     _reader: AbortOnDrop,
@@ -85,12 +86,11 @@ impl<F: Front> WatchStream<F> {
     async fn next(this: Option<Self>) -> Option<(Result<raw::WatchResponse, Status>, Option<Self>)> {
         let mut this = this?;
         if this.taken_bytes > 0 {
-            // A hub that is gone shows as the end of its responses, below.
-            let _ = this.sender.0.send(WatchStreamRequest::Drained(std::mem::take(&mut this.taken_bytes))).await;
+            this.receiver.drained.add(std::mem::take(&mut this.taken_bytes));
         }
         loop {
             tokio::select! {
-                response = this.receiver.0.recv() => {
+                response = this.receiver.responses.recv() => {
                     let Some(response) = response else { return Some((Err(Fault::from(Refusal::Stopped).into()), None)) };
                     this.taken_bytes = response.bytes();
                     return Some((Ok(convert::watch_answer(&this.service.front.status(), &response)), Some(this)));

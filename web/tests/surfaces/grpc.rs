@@ -198,8 +198,9 @@ async fn a_range_stream_neither_sorts_nor_filters() {
 async fn a_request_above_its_limit_and_one_above_the_receive_limit_are_told_apart() {
     let mut kv = kv(&Local::new()).max_encoding_message_size(usize::MAX);
     let of = |bytes: usize| pb::PutRequest { key: "k".into(), value: vec![b'x'; bytes].into(), ..Default::default() };
-    kv.put(of(1_500_000)).await.expect("fits");
-    let error = kv.put(of(1_600_000)).await.expect_err("refused");
+    // The member's id makes this the largest value there is, see `raft_request_bytes`.
+    kv.put(of(1_572_840)).await.expect("fits");
+    let error = kv.put(of(1_572_841)).await.expect_err("refused");
     assert_eq!((error.code(), error.message()), (Code::InvalidArgument, "etcdserver: request is too large"));
     let error = kv.put(of(2_200_000)).await.expect_err("refused");
     assert_eq!((error.code(), error.message()), (Code::ResourceExhausted, "grpc: received message larger than max (2200008 vs. 2097152)"));
@@ -444,7 +445,7 @@ async fn large_answers_come_whole_through_a_socket_and_give_their_budget_back() 
     for key in ["a", "b", "c"] {
         kv.put(pb::PutRequest { key: key.into(), value: value.clone().into(), ..Default::default() }).await.expect("put");
     }
-    // Each takes three of the four MiB, so they can only go through one after the other.
+    // Each counts for more than half of the four MiB, so they can only go through one after the other.
     let ranges = (0..4).map(|_| {
         let mut kv = kv.clone();
         async move { kv.range(prefix_range()).await.expect("range").into_inner() }
@@ -453,4 +454,50 @@ async fn large_answers_come_whole_through_a_socket_and_give_their_budget_back() 
         assert_eq!(answer.kvs.iter().map(|kv| kv.value.len()).collect::<Vec<_>>(), [1 << 20; 3]);
     }
     serving.abort();
+}
+
+/// A surface with little room for answers, and a member with three values of a MiB each.
+async fn cramped() -> (Local, Surface) {
+    let local = Local::new();
+    let mut kv = kv(&local).max_encoding_message_size(usize::MAX);
+    for key in ["a", "b", "c"] {
+        kv.put(pb::PutRequest { key: key.into(), value: vec![b'x'; 1 << 20].into(), ..Default::default() }).await.expect("put");
+    }
+    (local, Surface::new(Options { answer_bytes: 8 << 20, ..Options::default() }, Registry::default()))
+}
+
+/// A request whose caller gives up soon.
+fn impatient<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(Duration::from_millis(50));
+    request
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_reads_keeps_its_share_and_the_next_is_refused_in_time() {
+    let (local, surface) = cramped().await;
+    let client = || KvClient::new(grpc_routes(local.clone(), &surface)).max_decoding_message_size(usize::MAX);
+    let mut held = client().range_stream(prefix_range()).await.expect("served").into_inner();
+    held.next().await.expect("a chunk").expect("served");
+    let error = client().range(impatient(prefix_range())).await.expect_err("there is no room");
+    assert_eq!(error.message(), "etcdserver: too many requests");
+    client().range(pb::RangeRequest { keys_only: true, ..prefix_range() }).await.expect("a small answer needs no room");
+    drop(held);
+    let answer = client().range(prefix_range()).await.expect("there is room again").into_inner();
+    assert_eq!(answer.kvs.len(), 3);
+}
+
+#[tokio::test]
+async fn a_delete_that_tells_what_was_there_waits_for_room_before_it_deletes() {
+    let (local, surface) = cramped().await;
+    let client = || KvClient::new(grpc_routes(local.clone(), &surface)).max_decoding_message_size(usize::MAX);
+    let mut held = client().range_stream(prefix_range()).await.expect("served").into_inner();
+    held.next().await.expect("a chunk").expect("served");
+    let all = || pb::DeleteRangeRequest { key: "\0".into(), range_end: "\0".into(), prev_kv: true };
+    let error = client().delete_range(impatient(all())).await.expect_err("there is no room");
+    assert_eq!(error.message(), "etcdserver: too many requests");
+    let counted = client().range(pb::RangeRequest { count_only: true, ..prefix_range() }).await.expect("served").into_inner();
+    assert_eq!(counted.count, 3, "nothing was deleted");
+    drop(held);
+    assert_eq!(client().delete_range(all()).await.expect("served").into_inner().prev_kvs.len(), 3);
 }

@@ -239,3 +239,26 @@ async fn versions_metrics_and_variables_agree() {
     assert_eq!(variables["raft.status"]["id"], "8e9e05c52164694d");
     assert_eq!(get(&local, "/nothing/here").await, (404, "404 page not found\n".into()));
 }
+
+#[actix_web::test]
+async fn an_answer_in_json_keeps_its_share_until_it_has_left_and_the_next_is_refused_in_time() {
+    let local = Local::new();
+    let value = "A".repeat(1 << 20);
+    for key in ["YQ==", "Yg==", "Yw=="] {
+        let (status, _) = post(&local, "/v3/kv/put", &format!(r#"{{"key": "{key}", "value": "{value}"}}"#)).await;
+        assert_eq!(status, 200);
+    }
+    let surface = Surface::new(Options { answer_bytes: 10 << 20, ..Options::default() }, Registry::default());
+    let app = test::init_service(App::new().configure(configure_http(local.clone(), &surface))).await;
+    let range = || TestRequest::post().uri("/v3/kv/range").set_payload(r#"{"key": "AA==", "range_end": "AA=="}"#);
+    let held = test::call_service(&app, range().to_request()).await;
+    assert_eq!(held.status(), 200);
+    let refused = test::call_service(&app, range().insert_header(("grpc-timeout", "50m")).to_request()).await;
+    assert_eq!(refused.status(), 500);
+    let text = String::from_utf8(test::read_body(refused).await.to_vec()).expect("text");
+    assert!(text.contains("etcdserver: too many requests"), "{text}");
+    let whole = test::read_body(held).await;
+    assert!(whole.len() > 3 << 20);
+    drop(whole);
+    assert_eq!(test::call_service(&app, range().to_request()).await.status(), 200);
+}

@@ -11,7 +11,9 @@ use quorate_core::{
     types::{Boot, ClusterId, CommitNumber, LogId, LogIndex, MemberId, Now, RequestId, Revision, StreamId, Term},
     watch::{Hub, HubInput, HubLimits},
 };
-use quorate_web::front::{Consistency, Context, Front, Status, WatchReceiver, WatchSender, WatchStreamRequest};
+use quorate_web::front::{
+    Consistency, Context, Drained, Front, Status, WatchReceiver, WatchSender, WatchStreamRequest, raft_request_bytes,
+};
 use std::{
     collections::BTreeMap,
     ops::{Bound, ControlFlow},
@@ -196,9 +198,9 @@ impl Inner {
 impl Front for Local {
     type Reader = MapReader;
 
-    async fn propose(&self, command: Command, _: Context) -> Result<Reply, Refusal> {
+    async fn propose(&self, command: Command, context: Context) -> Result<Reply, Refusal> {
         let mut inner = self.inner();
-        if encode_command(&command).len() > inner.max_request_bytes {
+        if raft_request_bytes(MEMBER, context.request_bytes) > inner.max_request_bytes {
             return Err(Refusal::RequestTooLarge);
         }
         match inner.refusal.clone() {
@@ -228,24 +230,32 @@ impl Front for Local {
         inner.streams.insert(stream, responses);
         inner.step_hub(HubInput::Open(stream));
         let this = self.clone();
+        let drained = Arc::new(Drained::default());
+        let told = Arc::clone(&drained);
         tokio::spawn(async move {
-            while let Some(request) = requests.recv().await {
+            loop {
+                let request = tokio::select! {
+                    bytes = told.take() => {
+                        let mut inner = this.inner();
+                        inner.drained += bytes;
+                        inner.step_hub(HubInput::Drained(stream, bytes));
+                        continue;
+                    }
+                    request = requests.recv() => request,
+                };
+                let Some(request) = request else { break };
                 let mut inner = this.inner();
                 match request {
                     WatchStreamRequest::Create(request) => inner.step_hub(HubInput::Create(stream, request)),
                     WatchStreamRequest::Cancel(watch) => inner.step_hub(HubInput::Cancel(stream, watch)),
                     WatchStreamRequest::Progress => inner.step_hub(HubInput::Progress(stream)),
-                    WatchStreamRequest::Drained(bytes) => {
-                        inner.drained += bytes;
-                        inner.step_hub(HubInput::Drained(stream, bytes));
-                    }
                 }
             }
             let mut inner = this.inner();
             inner.step_hub(HubInput::Close(stream));
             inner.streams.remove(&stream);
         });
-        (WatchSender(sender), WatchReceiver(receiver))
+        (WatchSender(sender), WatchReceiver { responses: receiver, drained })
     }
 
     fn status(&self) -> Status {
