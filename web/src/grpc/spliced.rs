@@ -102,7 +102,7 @@ mod tests {
         let header = Some(ResponseHeader { cluster_id: 1, member_id: 2, revision: 3, raft_term: 4 });
         for (keys, value) in [(0, 0), (1, 0), (1, 3 * PIECE_BYTES), (300, 1_000), (20_000, 7), (5, PIECE_BYTES), (4, PIECE_BYTES - 1)] {
             let kvs = (0..keys).map(|n: usize| Bytes::from(vec![n.to_le_bytes()[0]; value])).collect();
-            let answer = RangeResponse { header: header.clone(), kvs, more: keys == 1, count: i64::try_from(keys).expect("small") };
+            let answer = RangeResponse { header, kvs, more: keys == 1, count: i64::try_from(keys).expect("small") };
             let pieces: Vec<Bytes> = Pieces::of(answer.clone()).collect();
             assert!(pieces.concat() == whole(&answer), "{keys} keys of {value} bytes");
             assert!(pieces.iter().all(|piece| piece.len() <= 2 * PIECE_BYTES + value), "{keys} keys of {value} bytes");
