@@ -8,7 +8,7 @@ use super::{EncodedKeyValue, Event, EventKind};
 use crate::command::{KeyRange, Refusal};
 use crate::storage::{Direction, ReadFailed, StateReader, Table, parse_recent_key, recent_key};
 use crate::types::{LeaseId, Revision, RevisionId};
-use alloc::{collections::BTreeMap, format, vec::Vec};
+use alloc::{format, vec::Vec};
 use bytes::Bytes;
 use core::ops::ControlFlow;
 
@@ -198,33 +198,37 @@ impl<R: StateReader> Store<R> {
             }
         }
         let scanned = self.recent_by_scan(found)?;
-        let row = |(key, version): &Found<'_>| match scanned.get(&version.id) {
-            Some(row) => Ok(row.clone().into_kv()),
+        let mut scanned = scanned.into_iter();
+        let row = |(key, version): &Found<'_>| match scanned.next().flatten() {
+            Some(row) => Ok(row.into_kv()),
             None => self.row(key, version).map(Row::into_kv),
         };
         found.iter().map(row).collect()
     }
 
-    /// Rows that have left memory and lie close together in [`Table::Recent`]: one scan instead of a search for each.
-    fn recent_by_scan(&self, found: &[Found<'_>]) -> Result<BTreeMap<RevisionId, Row>, ReadFailed> {
-        let mut rows = BTreeMap::new();
+    /// Rows that have left memory and lie close together in [`Table::Recent`]: one scan instead of a search for each. Those found
+    /// stand where their versions stand in `found`; nothing at all if there are none.
+    fn recent_by_scan(&self, found: &[Found<'_>]) -> Result<Vec<Option<Row>>, ReadFailed> {
+        let mut rows = Vec::new();
         if found.len() < SCAN_FROM_ROWS {
             return Ok(rows);
         }
         let is_cold = |id: &RevisionId| *id > self.swept && *id < self.recent_from;
-        let mut cold: Vec<RevisionId> = found.iter().map(|(_, version)| version.id).filter(is_cold).collect();
+        let mut cold: Vec<(RevisionId, usize)> =
+            found.iter().enumerate().map(|(at, (_, version))| (version.id, at)).filter(|(id, _)| is_cold(id)).collect();
         cold.sort_unstable();
-        for run in cold.chunk_by(|a, b| b.main.0 - a.main.0 <= SCAN_GAP_REVISIONS) {
-            let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+        for run in cold.chunk_by(|(a, _), (b, _)| b.main.0 - a.main.0 <= SCAN_GAP_REVISIONS) {
+            let (Some((first, _)), Some((last, _))) = (run.first(), run.last()) else { continue };
             if run.len() < SCAN_FROM_ROWS {
                 continue;
             }
-            let end = recent_key(RevisionId { main: last.main, sub: last.sub + 1 });
-            self.reader.scan(Table::Recent, &recent_key(*first), &end, Direction::Forward, &mut |key, stored| {
-                if let Some(id) = parse_recent_key(key).filter(|id| run.binary_search(id).is_ok())
-                    && let Some(row) = Row::parse(stored)
-                {
-                    rows.insert(id, row);
+            rows.resize(found.len(), None);
+            let mut wanted = run.iter().peekable();
+            self.reader.scan(Table::Recent, &recent_key(*first), &recent_key(after(*last)), Direction::Forward, &mut |key, stored| {
+                let Some(id) = parse_recent_key(key) else { return ControlFlow::Continue(()) };
+                while wanted.next_if(|(next, _)| *next < id).is_some() {}
+                if let Some((_, at)) = wanted.next_if(|(next, _)| *next == id) {
+                    rows[*at] = Row::parse(stored);
                 }
                 ControlFlow::Continue(())
             })?;

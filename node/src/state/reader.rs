@@ -39,10 +39,6 @@ fn damaged(keyspace: &Keyspace) -> impl Fn(fjall::Error) -> ReadFailed + '_ {
     }
 }
 
-fn bytes(slice: &fjall::Slice) -> Bytes {
-    Bytes::copy_from_slice(slice)
-}
-
 type Visit<'a> = &'a mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>;
 
 impl FjallReader {
@@ -56,7 +52,7 @@ impl FjallReader {
     }
 
     fn get_from(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Bytes>, ReadFailed> {
-        Ok(self.0.snapshot.get(keyspace, key).map_err(damaged(keyspace))?.as_ref().map(bytes))
+        Ok(self.0.snapshot.get(keyspace, key).map_err(damaged(keyspace))?.map(Bytes::from))
     }
 
     /// Visits one keyspace as it is stored. Breaks if the visitor does.
@@ -83,7 +79,7 @@ impl FjallReader {
         };
         while let Some(row) = next() {
             let (key, value) = row.into_inner().map_err(damaged(keyspace))?;
-            if visit(&key, bytes(&value)).is_break() {
+            if visit(&key, value.into()).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }

@@ -1,6 +1,6 @@
 //! ① ⑨ KV: a request is checked here, proposed or read, and answered.
 
-use super::{charged, convert};
+use super::{charged, convert, spliced::ranged};
 use crate::{
     front::{Consistency, Front},
     proto::{etcdserverpb as pb, mvccpb::KeyValue, served::etcdserverpb::kv_server::Kv},
@@ -259,7 +259,7 @@ impl<F: Front> Kv for Service<F> {
 
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<raw::RangeResponse>, Status> {
         let call = Call::grpc(&request)?;
-        Ok(charged(self.range(request.into_inner(), &call).await?))
+        Ok(ranged(self.range(request.into_inner(), &call).await?))
     }
 
     async fn range_stream(&self, request: Request<pb::RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {

@@ -1,10 +1,11 @@
 //! Around each service: what tonic says of messages too large becomes what clients of etcd know, and a large answer keeps its share
 //! of the budget until it has left.
 
+use super::spliced::{Pieces, Spliced};
 use crate::{refusal::Fault, service::Charge};
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Frame, SizeHint};
 use std::{
     pin::Pin,
@@ -51,8 +52,11 @@ where
                 // Trailers-only: nothing but the headers tells of the error.
                 return Ok(status.into_http());
             }
+            if let Some(Spliced { answer, charge }) = response.extensions_mut().remove() {
+                return Ok(response.map(|_| Body::new(ChargedBody::of(Source::Pieces(Pieces::of(answer)), charge))));
+            }
             Ok(match response.extensions_mut().remove::<Charge>() {
-                Some(charge) if charge.counts() => response.map(|body| Body::new(ChargedBody { body, charge, rest: Bytes::new() })),
+                Some(charge) if charge.counts() => response.map(|body| Body::new(ChargedBody::of(Source::Whole(body), charge))),
                 _ => response,
             })
         })
@@ -72,10 +76,41 @@ pub(super) fn oversize(status: &Status) -> Option<Status> {
 /// A body whose data counts against the budget until the transport has let go of it, in frames that flow control can hold back.
 #[derive(Debug)]
 struct ChargedBody {
-    body: Body,
+    source: Source,
     charge: Charge,
-    /// Of the body's last frame, what is still to go.
+    /// Of what the source gave last, what is still to go.
     rest: Bytes,
+}
+
+/// Where the bytes of a charged body come from.
+#[derive(Debug)]
+enum Source {
+    /// tonic's own body: the whole message in one frame, then trailers.
+    Whole(Body),
+    /// A message in pieces; then it went well.
+    Pieces(Pieces),
+    /// All is sent.
+    Ended,
+}
+
+impl Source {
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = match self {
+            Self::Whole(body) => return http_body::Body::poll_frame(Pin::new(body), context),
+            Self::Pieces(pieces) => pieces.next().map(Frame::data),
+            Self::Ended => return Poll::Ready(None),
+        };
+        Poll::Ready(Some(Ok(frame.unwrap_or_else(|| {
+            *self = Self::Ended;
+            Frame::trailers(HeaderMap::from_iter([(Status::GRPC_STATUS, HeaderValue::from_static("0"))]))
+        }))))
+    }
+}
+
+impl ChargedBody {
+    const fn of(source: Source, charge: Charge) -> Self {
+        Self { source, charge, rest: Bytes::new() }
+    }
 }
 
 impl http_body::Body for ChargedBody {
@@ -84,7 +119,7 @@ impl http_body::Body for ChargedBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         while self.rest.is_empty() {
-            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+            match ready!(self.source.poll_frame(context)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => self.rest = data,
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
@@ -98,7 +133,12 @@ impl http_body::Body for ChargedBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
+        let ended = match &self.source {
+            Source::Whole(body) => http_body::Body::is_end_stream(body),
+            Source::Pieces(_) => false,
+            Source::Ended => true,
+        };
+        self.rest.is_empty() && ended
     }
 
     fn size_hint(&self) -> SizeHint {

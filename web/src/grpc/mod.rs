@@ -6,6 +6,7 @@ mod health;
 mod kv;
 mod layer;
 mod maintenance;
+mod spliced;
 mod watch;
 
 use crate::{
