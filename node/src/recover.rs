@@ -63,8 +63,9 @@ pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin) -> Resu
     let mut phases = Phases::default();
     let segments = wal::open(directory.wal()).map_err(|error| error.to_string())?;
     // Before anything is written: the data of others stays as it is.
-    if let Some(owner) = segments.first().and_then(|(segment, path)| owner(*segment, path)) {
-        check_owner(directory, &owner, founding, origin)?;
+    let owner = segments.first().and_then(|(segment, path)| owner(*segment, path));
+    if let Some(owner) = &owner {
+        check_owner(directory, owner, founding, origin)?;
     }
     let contents = read_ahead(&segments)?;
     let store = StateStore::open(&directory.state()).map_err(|error| error.to_string())?;
@@ -76,7 +77,9 @@ pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin) -> Resu
     let applied = applied(&store)?;
     let (log, founded) = match read_log(directory, &segments, &contents, applied)? {
         Some(log) => {
-            check_owner(directory, &log.identity, founding, origin)?;
+            if owner.is_none() {
+                check_owner(directory, &log.identity, founding, origin)?;
+            }
             (log, false)
         }
         None if applied > LogIndex(0) => {

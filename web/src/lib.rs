@@ -3,6 +3,7 @@
 //! A host makes one [`Surface`] for the process and mounts it as often as it likes, say once a worker with that worker's front:
 //! [`grpc_routes`] for HTTP/2, [`configure_http`] for the JSON gateway, health, version and metrics.
 
+mod budget;
 pub mod front;
 mod gateway;
 pub mod grpc;
@@ -13,6 +14,7 @@ pub mod refusal;
 mod service;
 mod surface;
 
+pub use budget::ByteBudget;
 pub use surface::{Options, Surface, Versions};
 
 use crate::{front::Front, service::Service};

@@ -1,8 +1,8 @@
 //! What all mounts of one process share: options, the budget for answers, and counters.
 
+use crate::budget::ByteBudget;
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 use std::{sync::Arc, time::Duration};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What etcd release this process is compatible with, in integers and dots only: clients parse them.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -68,7 +68,7 @@ struct Shared {
     options: Options,
     counters: Counters,
     registry: Registry,
-    budget: Budget,
+    budget: ByteBudget,
 }
 
 impl Surface {
@@ -76,7 +76,7 @@ impl Surface {
     #[must_use]
     pub fn new(options: Options, mut registry: Registry) -> Self {
         let counters = Counters::register(&mut registry);
-        let budget = Budget::new(options.answer_bytes);
+        let budget = ByteBudget::new(options.answer_bytes);
         Self(Arc::new(Shared { options, counters, registry, budget }))
     }
 
@@ -93,28 +93,8 @@ impl Surface {
         &self.0.registry
     }
 
-    pub(crate) fn budget(&self) -> &Budget {
+    pub(crate) fn budget(&self) -> &ByteBudget {
         &self.0.budget
-    }
-}
-
-/// Bytes that answers may hold; the unit is KiB so that a count fits the semaphore.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    free: Arc<Semaphore>,
-    total: u32,
-}
-
-impl Budget {
-    fn new(bytes: usize) -> Self {
-        let total = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).clamp(1, u32::MAX >> 3);
-        Self { free: Arc::new(Semaphore::new(total as usize)), total }
-    }
-
-    /// Waits for room. An answer larger than the whole budget waits until it is alone.
-    pub(crate) async fn take(&self, bytes: u64) -> OwnedSemaphorePermit {
-        let share = u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX).min(self.total);
-        Arc::clone(&self.free).acquire_many_owned(share).await.expect("the budget is never closed")
     }
 }
 
@@ -142,7 +122,7 @@ mod tests {
 
     #[test]
     fn an_answer_waits_for_room_and_a_huge_one_to_be_alone() {
-        let budget = Budget::new(8 << 10);
+        let budget = ByteBudget::new(8 << 10);
         let small = budget.take(1 << 10).now_or_never().expect("fits");
         assert!(budget.take(8 << 10).now_or_never().is_none(), "would hold more than the budget");
         drop(small);

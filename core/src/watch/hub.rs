@@ -136,8 +136,8 @@ impl<H: History> WatchHub<H> {
         self.ticks.first().map_or(Monotonic::NEVER, |(at, _)| *at)
     }
 
-    /// Whether the stream's budget is used up, or the hub's and the stream has a part in that. Events and progress then wait until it is drained; answers to the stream's own
-    /// requests do not, so a transport should take no more requests off that client meanwhile.
+    /// Whether the stream's budget is used up, or the hub's and the stream has a part in that. Events and progress then wait until
+    /// it is drained; answers to the stream's own requests do not, so a transport should take no more requests off that client.
     #[must_use]
     pub fn is_over_budget(&self, stream: StreamId) -> bool {
         self.streams.get(&stream).is_some_and(|stream| stream.is_full(&self.limits, self.undrained_bytes))

@@ -66,7 +66,7 @@ impl NodeFront {
         let member = &self.shared.member;
         let encoded = encode_command(command);
         // Held until the answer is here, or nobody waits for it any more.
-        let _share = self.shared.proposals.try_take(encoded.len()).ok_or(Refusal::TooManyRequests)?;
+        let _share = self.shared.proposals.try_take(encoded.len() as u64).ok_or(Refusal::TooManyRequests)?;
         let request = RequestId { member: member.member, boot: member.boot, sequence: self.shared.next_sequence() };
         let led = self.shared.leadership.subscribe();
         let had_leader = led.borrow().leader.is_some();

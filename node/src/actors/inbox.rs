@@ -1,6 +1,5 @@
 //! What reaches the replica's thread, from all sides, in two queues.
 
-use super::shared::ByteBudget;
 use crate::{
     state::StateEvent,
     transport::{PeerEvent, envelope_bytes},
@@ -12,6 +11,7 @@ use quorate_core::{
     effect::Proposal,
     types::{MemberId, ReadId, SegmentId, WriteNumber},
 };
+use quorate_web::ByteBudget;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 /// Inputs from clients and peers waiting for the replica; whoever adds one above that waits.
@@ -36,7 +36,7 @@ impl PeerInbox {
     /// Waits for room.
     pub async fn deliver(&self, event: PeerEvent) {
         let bytes = if let PeerEvent::Received(envelope) = &event { envelope_bytes(envelope) } else { 0 };
-        let share = self.bytes.take(bytes).await;
+        let share = self.bytes.take(bytes as u64).await;
         // A replica that is gone takes the process with it.
         let _ = self.inbox.send(Inbound::Peer(event, share)).await;
     }

@@ -9,5 +9,5 @@ mod watch;
 pub use front::NodeFront;
 pub use inbox::{Done, INBOX_INPUTS, INBOX_PEER_BYTES, Inbound, PeerInbox, TellReplica};
 pub use replica::{Parts, ReplicaActor};
-pub use shared::{ByteBudget, Leadership, Member, PROPOSALS_BYTES, Shared};
+pub use shared::{Leadership, Member, PROPOSALS_BYTES, Shared};
 pub use watch::{HubActor, HubHandle};

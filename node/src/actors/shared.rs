@@ -6,6 +6,7 @@ use quorate_core::{
     mvcc::View,
     types::{Boot, ClusterId, MemberId, Revision, Term},
 };
+use quorate_web::ByteBudget;
 use std::{
     fmt,
     sync::{
@@ -14,40 +15,10 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 
 /// Bytes of proposals that clients wait for, over all workers. A proposal above that is refused with too many requests.
 pub const PROPOSALS_BYTES: usize = 256 << 20;
-
-/// Bytes of which many may hold a share, in units of a KiB. A share that is larger than the whole is all of it.
-#[derive(Debug)]
-pub struct ByteBudget {
-    free: Arc<Semaphore>,
-    total: u32,
-}
-
-impl ByteBudget {
-    #[must_use]
-    pub fn new(bytes: usize) -> Self {
-        let total = u32::try_from(bytes >> 10).unwrap_or(u32::MAX >> 3).clamp(1, u32::MAX >> 3);
-        Self { free: Arc::new(Semaphore::new(total as usize)), total }
-    }
-
-    fn share(&self, bytes: usize) -> u32 {
-        u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX).min(self.total)
-    }
-
-    /// A share until it is dropped, if there is room.
-    #[must_use]
-    pub fn try_take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.free).try_acquire_many_owned(self.share(bytes)).ok()
-    }
-
-    /// A share until it is dropped, waited for.
-    pub async fn take(&self, bytes: usize) -> OwnedSemaphorePermit {
-        Arc::clone(&self.free).acquire_many_owned(self.share(bytes)).await.expect("the budget is never closed")
-    }
-}
 
 /// Who leads, as this member knows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -163,9 +134,9 @@ mod tests {
     fn proposals_above_their_bytes_find_no_room_until_others_are_answered() {
         const REQUEST: usize = 1_536 << 10;
         let budget = ByteBudget::new(PROPOSALS_BYTES);
-        let taken: Vec<_> = std::iter::from_fn(|| budget.try_take(REQUEST)).collect();
+        let taken: Vec<_> = std::iter::from_fn(|| budget.try_take(REQUEST as u64)).collect();
         assert_eq!(taken.len(), PROPOSALS_BYTES / REQUEST);
         drop(taken);
-        assert!(budget.try_take(usize::MAX).is_some(), "the largest goes alone");
+        assert!(budget.try_take(u64::MAX).is_some(), "the largest goes alone");
     }
 }

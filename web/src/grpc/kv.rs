@@ -14,7 +14,7 @@ use futures::{
 };
 use prost::Message as _;
 use quorate_core::{
-    command::{Command, Compact, Op, Range, RangeReply, Refusal, Reply, SortOrder, SortTarget, Txn},
+    command::{Command, Compact, DeleteRange, Op, Range, RangeReply, Refusal, Reply, SortOrder, SortTarget, Txn},
     machine,
     mvcc::View,
     storage::StateReader,
@@ -67,7 +67,7 @@ impl<F: Front> Service<F> {
         let bytes = request.encoded_len();
         let command = Command::DeleteRange(convert::delete_range(request));
         machine::validate(&command, self.surface.options().max_txn_ops)?;
-        let charge = self.charge(self.previous_bytes(&command), call).await?;
+        let charge = self.charge(answer_bytes(&self.front.current(), &command), call).await?;
         match self.front.propose(command, call.proposing(bytes)).await? {
             Reply::DeleteRange(reply) => Ok(Charged { answer: convert::delete_range_answer(self.header(reply.revision), reply), charge }),
             other => unreachable!("a delete was answered {other:?}"),
@@ -82,7 +82,7 @@ impl<F: Front> Service<F> {
             Some(consistency) => self.read_txn(txn, consistency, call).await?,
             None => {
                 let command = Command::Txn(txn);
-                let charge = self.charge(self.previous_bytes(&command), call).await?;
+                let charge = self.charge(answer_bytes(&self.front.current(), &command), call).await?;
                 match self.front.propose(command, call.proposing(bytes)).await? {
                     Reply::Txn(reply) => (reply, charge),
                     other => unreachable!("a txn was answered {other:?}"),
@@ -112,28 +112,6 @@ impl<F: Front> Service<F> {
         Ok(self.front.propose(command, call.proposing(bytes)).await?)
     }
 
-    /// Bytes of key-values that the answer to a write will hold, as the state is now: what the log brings first may change it.
-    fn previous_bytes(&self, command: &Command) -> u64 {
-        let view = self.front.current();
-        fn of<R: StateReader>(view: &View<R>, op: &Op) -> u64 {
-            match op {
-                Op::Range(range) => view.range_bytes(range),
-                Op::DeleteRange(delete) if delete.prev_kv => view.range_bytes(&Range { range: delete.range.clone(), ..Range::default() }),
-                Op::Txn(txn) => branches(view, txn),
-                Op::Put(_) | Op::DeleteRange(_) => 0,
-            }
-        }
-        fn branches<R: StateReader>(view: &View<R>, txn: &Txn) -> u64 {
-            let sum = |ops: &[Op]| ops.iter().map(|op| of(view, op)).sum::<u64>();
-            sum(&txn.success).max(sum(&txn.failure))
-        }
-        match command {
-            Command::DeleteRange(delete) if delete.prev_kv => view.range_bytes(&Range { range: delete.range.clone(), ..Range::default() }),
-            Command::Txn(txn) => branches(&view, txn),
-            _ => 0,
-        }
-    }
-
     async fn begin_range(&self, request: pb::RangeRequest, call: &Call) -> Result<(Range, Arc<View<F::Reader>>), Fault> {
         self.admit(call, request.serializable)?;
         let range = convert::range(request)?;
@@ -144,12 +122,36 @@ impl<F: Front> Service<F> {
 
     async fn read_txn(&self, txn: Txn, consistency: Consistency, call: &Call) -> Result<(quorate_core::command::TxnReply, Charge), Fault> {
         let view = self.front.view(consistency, call.context).await?;
-        let bytes = |ops: &[Op]| ops.iter().map(|op| if let Op::Range(range) = op { view.range_bytes(range) } else { 0 }).sum::<u64>();
-        let bytes = bytes(&txn.success).max(bytes(&txn.failure));
+        let bytes = txn_bytes(&view, &txn);
         let charge = self.charge(bytes, call).await?;
         let reply = self.read(view, bytes, move |view| view.read_txn(&txn)).await?;
         Ok((reply, charge))
     }
+}
+
+/// Bytes of key-values that the answer to a write will hold, as the state is now: what the log brings first may change it.
+fn answer_bytes<R: StateReader>(view: &View<R>, command: &Command) -> u64 {
+    match command {
+        Command::DeleteRange(delete) => deleted_bytes(view, delete),
+        Command::Txn(txn) => txn_bytes(view, txn),
+        _ => 0,
+    }
+}
+
+/// Of the larger branch.
+fn txn_bytes<R: StateReader>(view: &View<R>, txn: &Txn) -> u64 {
+    let of = |op: &Op| match op {
+        Op::Range(range) => view.range_bytes(range),
+        Op::DeleteRange(delete) => deleted_bytes(view, delete),
+        Op::Txn(nested) => txn_bytes(view, nested),
+        Op::Put(_) => 0,
+    };
+    let sum = |ops: &[Op]| ops.iter().map(of).sum::<u64>();
+    sum(&txn.success).max(sum(&txn.failure))
+}
+
+fn deleted_bytes<R: StateReader>(view: &View<R>, delete: &DeleteRange) -> u64 {
+    if delete.prev_kv { view.range_bytes(&Range { range: delete.range.clone(), ..Range::default() }) } else { 0 }
 }
 
 /// What a txn must see that only reads; `None` for one that goes through the log. With no ops at all it asks for nothing.
