@@ -264,6 +264,17 @@ impl Keys {
             Some(end) => self.key.as_slice() <= key && (end.is_empty() || key < end.as_slice()),
         }
     }
+
+    /// Whether some key is in both.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let starts_before_the_end_of = |a: &Self, b: &Self| match &b.end {
+            None => a.key <= b.key,
+            Some(end) => end.is_empty() || a.key < *end,
+        };
+        let empty = |keys: &Self| keys.end.as_ref().is_some_and(|end| !end.is_empty() && *end <= keys.key);
+        starts_before_the_end_of(self, other) && starts_before_the_end_of(other, self) && !empty(self) && !empty(other)
+    }
 }
 
 /// Writes one record a line, as JSON.

@@ -12,6 +12,7 @@
 //! assert_eq!(check(&history).expect("linearizable").writes, 1);
 //! ```
 
+mod blame;
 pub mod history;
 mod linearizability;
 pub mod model;

@@ -9,9 +9,12 @@
 //! real time are compared pairwise; a cycle of more than two would contain one of two, since the compactions are totally ordered.
 //!
 //! Operations of unknown outcome may fill the revisions that nobody was told of. What was seen of such a revision (values, watch events)
-//! usually leaves one candidate; else the choice is searched, depth first.
+//! usually leaves one candidate; else the choice is searched, depth first. A dead end takes back the last choice that could have changed
+//! a key it hangs on. That may skip a choice which would have helped by way of others, so before a history is rejected the search is
+//! done again and takes back every choice in turn.
 
-use crate::history::{Delivery, Request, Response};
+use crate::blame::{self, DeadEnd};
+use crate::history::{Delivery, Keys, Request, Response};
 use crate::model::{FIRST_REVISION, Model, NEVER_COMPACTED};
 use crate::operation::{Answer, History, NEVER, Operation, Place, short};
 use crate::real_time;
@@ -32,6 +35,7 @@ pub(crate) struct Order {
 }
 
 type Checked<T = ()> = Result<T, Violation>;
+type Step = Result<(), DeadEnd>;
 
 /// `finish` judges what else depends on the order; where the order is not certain, another is tried if it objects.
 pub(crate) fn check(history: &History<'_>, mut finish: impl FnMut(&Order) -> Checked) -> Checked<Order> {
@@ -39,12 +43,17 @@ pub(crate) fn check(history: &History<'_>, mut finish: impl FnMut(&Order) -> Che
     let mut first = None;
     // A refusal may have seen what no answer has: writes of unknown outcome after the last known revision.
     for _ in 0..=UNSEEN_TAIL_MAX {
-        let found = Replay::new(history, &ranks).run(&mut |order| {
+        let mut judge = |order: &Order| {
             check_causality(history, &ranks, order)?;
             check_log_order(history, order)?;
             real_time::check(history, order)?;
             finish(order)
-        });
+        };
+        let found = match Replay::new(history, &ranks, Search::Jumping).run(&mut judge) {
+            Err(Rejected { complete: false, .. }) => Replay::new(history, &ranks, Search::Exhaustive).run(&mut judge),
+            done => done,
+        };
+        let found = found.map_err(|rejected| rejected.violation);
         match found {
             Err(violation) if first.is_none() && violation.property == Property::Refusal => first = Some(violation),
             Err(_) if first.is_some() => {}
@@ -170,9 +179,21 @@ struct Replay<'a> {
     /// What `floor` was before each revision.
     floors: Vec<(i64, Option<usize>)>,
     choices: Vec<Choice>,
+    search: Search,
+    /// Whether no choice was given up that might have helped.
+    complete: bool,
     /// The violation that the longest attempt ended with.
     worst: Option<(i64, Violation)>,
     steps: u64,
+}
+
+/// Which choices a dead end takes back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Search {
+    /// The last one that could have changed what the dead end hangs on.
+    Jumping,
+    /// The last one.
+    Exhaustive,
 }
 
 /// A revision for which several operations come into question.
@@ -180,10 +201,18 @@ struct Choice {
     revision: i64,
     next_reader: usize,
     left: Vec<usize>,
+    /// What the dead ends of those tried so far hang on.
+    blamed: Vec<Keys>,
+}
+
+struct Rejected {
+    violation: Violation,
+    /// As in [`Replay`].
+    complete: bool,
 }
 
 impl<'a> Replay<'a> {
-    fn new(history: &'a History<'a>, ranks: &'a Ranks) -> Self {
+    fn new(history: &'a History<'a>, ranks: &'a Ranks, search: Search) -> Self {
         let gaps = ranks.writers.iter().map(Option::is_none).collect();
         Self {
             history,
@@ -195,59 +224,68 @@ impl<'a> Replay<'a> {
             floor: (NEVER_COMPACTED, None),
             floors: Vec::new(),
             choices: Vec::new(),
+            search,
+            complete: true,
             worst: None,
             steps: 0,
         }
     }
 
-    fn run(mut self, finish: &mut dyn FnMut(&Order) -> Checked) -> Checked<Order> {
-        self.check_readers()?;
+    fn run(mut self, finish: &mut dyn FnMut(&Order) -> Checked) -> Result<Order, Rejected> {
+        self.check_readers().map_err(|dead_end| Rejected { violation: dead_end.violation, complete: true })?;
         loop {
             let done = self.order.model.revision() == self.ranks.last;
             if done && self.worst.is_some() {
                 self.steps += self.ranks.writers.len() as u64;
             }
-            match if done { finish(&self.order) } else { self.advance() } {
+            match if done { finish(&self.order).map_err(DeadEnd::anywhere) } else { self.advance() } {
                 Ok(()) if done => return Ok(self.order),
                 Ok(()) => {}
-                Err(violation) => self.backtrack(violation)?,
+                Err(dead_end) => {
+                    self.backtrack(dead_end).map_err(|violation| Rejected { violation, complete: self.complete })?;
+                }
             }
         }
     }
 
-    fn advance(&mut self) -> Checked {
+    fn advance(&mut self) -> Step {
         let revision = self.order.model.revision() + 1;
         self.steps += u64::from(self.worst.is_some());
         let mut candidates = match self.ranks.writers[slot(revision)] {
             Some(writer) => vec![writer],
             None => {
                 let seen = self.ranks.seen[slot(revision)];
-                self.evidence.candidates(&self.order.model, self.floor.0, seen, |index| self.used[index])
+                let mut found = self.evidence.candidates(&self.order.model, self.floor.0, seen, |index| self.used[index]);
+                self.prefer(&mut found);
+                found
             }
         };
         let Some(writer) = candidates.pop() else { return Err(self.nobody_made(revision)) };
         if !candidates.is_empty() {
-            self.choices.push(Choice { revision, next_reader: self.next_reader, left: candidates });
+            self.choices.push(Choice { revision, next_reader: self.next_reader, left: candidates, blamed: Vec::new() });
         }
         self.write(writer)
     }
 
-    /// Takes back the last choice that leaves another, and takes that.
-    fn backtrack(&mut self, violation: Violation) -> Checked {
-        let mut violation = violation;
+    /// Sorts the likeliest last: most writes take effect in the order of their calls, and soon if ever.
+    fn prefer(&self, candidates: &mut [usize]) {
+        let operations = &self.history.operations;
+        let before = self.order.writers.last().map_or(0, |&writer| operations[writer].called);
+        let later = candidates.partition_point(|&index| operations[index].called < before);
+        candidates[later..].reverse();
+    }
+
+    /// Takes back a choice that leaves another, and takes that.
+    fn backtrack(&mut self, mut dead_end: DeadEnd) -> Checked {
         loop {
+            let DeadEnd { violation, blamed } = dead_end;
             let reached = self.order.model.revision();
             if self.worst.as_ref().is_none_or(|(worst, _)| *worst < reached) {
                 self.worst = Some((reached, violation));
             }
-            let Some(choice) = self.choices.last_mut() else {
+            let Some((writer, revision, next_reader)) = self.take_back(blamed) else {
                 return Err(self.worst.take().expect("just set").1);
             };
-            let writer = choice.left.pop().expect("no choice without an alternative");
-            let (revision, next_reader) = (choice.revision, choice.next_reader);
-            if choice.left.is_empty() {
-                self.choices.pop();
-            }
             self.undo_to(revision - 1, next_reader);
             if self.steps > SEARCH_STEPS_MAX {
                 let (_, worst) = self.worst.take().expect("just set");
@@ -256,9 +294,28 @@ impl<'a> Replay<'a> {
             }
             match self.write(writer) {
                 Ok(()) => return Ok(()),
-                Err(next) => violation = next,
+                Err(next) => dead_end = next,
             }
         }
+    }
+
+    /// Another writer for the last choice that could matter to a dead end that hangs on `blamed`; the choices after it are forgotten.
+    fn take_back(&mut self, mut blamed: Vec<Keys>) -> Option<(usize, i64, usize)> {
+        while let Some(choice) = self.choices.last_mut() {
+            let matters = |&writer: &usize| blame::could_change(self.history.operations[writer].request, &blamed);
+            let chosen = self.order.writers.get(slot(choice.revision));
+            if self.search == Search::Exhaustive || chosen.into_iter().chain(&choice.left).any(matters) {
+                blame::add(&mut choice.blamed, &blamed);
+                if let Some(writer) = choice.left.pop() {
+                    return Some((writer, choice.revision, choice.next_reader));
+                }
+                blamed = std::mem::take(&mut choice.blamed);
+            } else {
+                self.complete &= choice.left.is_empty();
+            }
+            self.choices.pop();
+        }
+        None
     }
 
     fn undo_to(&mut self, revision: i64, next_reader: usize) {
@@ -273,11 +330,13 @@ impl<'a> Replay<'a> {
     }
 
     /// Makes the next revision with `writer`, and asks everybody who says to have read it.
-    fn write(&mut self, writer: usize) -> Checked {
+    fn write(&mut self, writer: usize) -> Step {
         let at = self.order.model.revision();
         let operation = &self.history.operations[writer];
         let changes = match operation.answer {
-            Answer::Ok { response, .. } => self.check_answer(operation, response, at)?,
+            Answer::Ok { response, .. } => {
+                self.check_answer(operation, response, at).map_err(|violation| DeadEnd::of(violation, [operation.request]))?
+            }
             _ => match self.order.model.evaluate(operation.request, at, NEVER_COMPACTED) {
                 Ok(evaluation) => evaluation.changes,
                 Err(_) => unreachable!("candidates were evaluated"),
@@ -290,16 +349,17 @@ impl<'a> Replay<'a> {
         self.check_readers()
     }
 
-    fn check_readers(&mut self) -> Checked {
+    fn check_readers(&mut self) -> Step {
         let at = self.order.model.revision();
         let mut floor = self.floor;
         while let Some(&(_, index)) = self.ranks.readers.get(self.next_reader).filter(|(revision, _)| *revision == at) {
             self.next_reader += 1;
             let operation = &self.history.operations[index];
-            self.check_answer(operation, operation.response().expect("only answered ones are ranked"), at)?;
+            let response = operation.response().expect("only answered ones are ranked");
+            self.check_answer(operation, response, at).map_err(|violation| DeadEnd::of(violation, [operation.request]))?;
             if let Request::Compact { revision } = *operation.request {
                 if revision <= self.floor.0 {
-                    return Err(self.compacted_before(operation, self.floor));
+                    return Err(DeadEnd::anywhere(self.compacted_before(operation, self.floor)));
                 }
                 if floor.0 < revision {
                     floor = (revision, Some(index));
@@ -336,13 +396,22 @@ impl<'a> Replay<'a> {
         Violation::new(Property::Compaction, ids, operation.response().map(Response::revision), text)
     }
 
-    fn nobody_made(&self, revision: i64) -> Violation {
+    fn nobody_made(&self, revision: i64) -> DeadEnd {
         let mut text = format!(
             "revision {revision} exists, but no operation made it: none was acknowledged with it, and none of unknown outcome fits"
         );
-        let (ids, seen) = self.evidence.describe(revision, &self.used);
-        text.push_str(&seen);
-        Violation::new(Property::Provenance, ids, Some(revision), text)
+        let mut ids = Vec::new();
+        // To describe it reads the whole history, which a search cannot do at every dead end: only of the longest attempt is it told.
+        if self.worst.as_ref().is_none_or(|(worst, _)| *worst < revision - 1) {
+            let (pointed_at, seen) = self.evidence.describe(revision, &self.used);
+            ids = pointed_at;
+            text.push_str(&seen);
+        }
+        let violation = Violation::new(Property::Provenance, ids, Some(revision), text);
+        match self.evidence.pointed_at(revision) {
+            Some(writers) => DeadEnd::of(violation, writers.iter().map(|&writer| self.history.operations[writer].request)),
+            None => DeadEnd::anywhere(violation),
+        }
     }
 }
 

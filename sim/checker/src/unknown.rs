@@ -4,7 +4,7 @@ use crate::history::{Delivery, Event, KeyValue, OpId, Request, Response, Value, 
 use crate::linearizability::slot;
 use crate::model::{Change, Model};
 use crate::operation::{History, Operation, Place, short};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Everything seen of the revisions without an acknowledged writer.
 #[derive(Debug, Default)]
@@ -15,6 +15,10 @@ pub(crate) struct Evidence<'a> {
     gaps: Vec<bool>,
     /// Keys seen as of a gap, and whether the value was shown.
     kvs: HashMap<i64, Vec<(&'a KeyValue, bool)>>,
+    /// Keys that a gap must have created, for so it was seen later.
+    created: HashMap<i64, HashSet<&'a [u8]>>,
+    /// Until when a key was seen as a revision had left it: no other changed it in between.
+    unchanged: HashMap<&'a [u8], BTreeMap<i64, i64>>,
     watches: Vec<Coverage<'a>>,
     /// An operation whose value was seen as of some gap belongs there.
     reserved: HashMap<usize, i64>,
@@ -41,7 +45,7 @@ impl<'a> Evidence<'a> {
         evidence.unknown = (0..operations.len()).filter(|&i| operations[i].is_unknown() && can_write(operations[i].request)).collect();
         for operation in operations {
             if let Some(response) = operation.response() {
-                evidence.take_response(operation.request, response);
+                evidence.take_response(operation.request, response, response.revision());
             }
         }
         for watch in &history.watches {
@@ -57,10 +61,10 @@ impl<'a> Evidence<'a> {
                                 coverage.events.entry(event.kv.mod_revision).or_default().push(event);
                             }
                             if let Some(kv) = &event.prev_kv {
-                                evidence.take(kv, true);
+                                evidence.take(kv, true, event.kv.mod_revision - 1);
                             }
                             if !event.deleted {
-                                evidence.take(&event.kv, true);
+                                evidence.take(&event.kv, true, event.kv.mod_revision);
                             }
                         }
                     }
@@ -74,11 +78,11 @@ impl<'a> Evidence<'a> {
         evidence
     }
 
-    /// Who may have made the revision after the model's, in the order of preference from the last to the first.
+    /// Who may have made the revision after the model's, in the order of their calls.
     pub(crate) fn candidates(&self, model: &Model, floor: i64, seen: Place, used: impl Fn(usize) -> bool) -> Vec<usize> {
         let revision = model.revision() + 1;
         let mut found: Vec<usize> = Vec::new();
-        for &index in self.pointed_at.get(&revision).unwrap_or(&self.unknown) {
+        for &index in self.pointed_at(revision).unwrap_or(&self.unknown) {
             let operation = &self.operations[index];
             let open = operation.called < seen && !used(index) && self.reserved.get(&index).is_none_or(|&at| at == revision);
             // Who may stand here may stand later too, so among equal requests the choice is free.
@@ -91,6 +95,11 @@ impl<'a> Evidence<'a> {
             }
         }
         found
+    }
+
+    /// The only operations that can have made a revision, if values were seen of it.
+    pub(crate) fn pointed_at(&self, revision: i64) -> Option<&Vec<usize>> {
+        self.pointed_at.get(&revision)
     }
 
     /// Whom the sightings of a revision point at, and what they are, for people.
@@ -117,22 +126,32 @@ impl<'a> Evidence<'a> {
         revision > crate::model::FIRST_REVISION && self.gaps.get(slot(revision)).copied().unwrap_or(false)
     }
 
-    fn take_response(&mut self, request: &'a Request, response: &'a Response) {
+    /// `at`: the revision that the answer as a whole is of.
+    fn take_response(&mut self, request: &'a Request, response: &'a Response, at: i64) {
         match (request, response) {
-            (Request::Range(range), Response::Range { kvs, .. }) => kvs.iter().for_each(|kv| self.take(kv, !range.keys_only)),
-            (_, Response::Put { prev_kv: Some(kv), .. }) => self.take(kv, true),
-            (_, Response::DeleteRange { prev_kvs, .. }) => prev_kvs.iter().for_each(|kv| self.take(kv, true)),
+            (Request::Range(range), Response::Range { kvs, .. }) => {
+                let at = if range.revision > 0 { range.revision } else { at };
+                kvs.iter().for_each(|kv| self.take(kv, !range.keys_only, at));
+            }
+            (_, Response::Put { prev_kv: Some(kv), .. }) => self.take(kv, true, at),
+            (_, Response::DeleteRange { prev_kvs, .. }) => prev_kvs.iter().for_each(|kv| self.take(kv, true, at)),
             (Request::Txn(txn), Response::Txn { succeeded, responses, .. }) => {
                 let branch = if *succeeded { &txn.success } else { &txn.failure };
-                branch.iter().zip(responses).for_each(|(request, response)| self.take_response(request, response));
+                branch.iter().zip(responses).for_each(|(request, response)| self.take_response(request, response, at));
             }
             _ => {}
         }
     }
 
-    fn take(&mut self, kv: &'a KeyValue, value_shown: bool) {
+    /// A key as it was at revision `at`, or, before a change that revision made, at the one before: no gap lies between the two.
+    fn take(&mut self, kv: &'a KeyValue, value_shown: bool, at: i64) {
+        let until = self.unchanged.entry(&kv.key).or_default().entry(kv.mod_revision).or_default();
+        *until = at.max(*until);
         if self.is_gap(kv.mod_revision) {
             self.kvs.entry(kv.mod_revision).or_default().push((kv, value_shown));
+        }
+        if self.is_gap(kv.create_revision) {
+            self.created.entry(kv.create_revision).or_default().insert(&kv.key);
         }
     }
 
@@ -168,7 +187,16 @@ impl<'a> Evidence<'a> {
                     && (!value_shown || made.value == kv.value)
             })
         };
+        let creates = |key: &[u8]| {
+            changes.iter().filter_map(|change| change.kv.as_ref()).any(|made| made.key == key && made.create_revision == revision)
+        };
+        let unchanged = |key: &[u8]| {
+            let before = self.unchanged.get(key).and_then(|seen| seen.range(..revision).next_back());
+            before.is_some_and(|(_, until)| revision <= *until)
+        };
         !changes.is_empty()
+            && !changes.iter().any(|change| unchanged(&change.key))
+            && self.created.get(&revision).into_iter().flatten().all(|key| creates(key))
             && self.kvs.get(&revision).into_iter().flatten().all(|(kv, value_shown)| shows(kv, *value_shown))
             && self.watches.iter().filter(|watch| (watch.from..=watch.through).contains(&revision)).all(|watch| {
                 let due = changes.iter().filter(|change| wants(watch.request, &change.key, change.kv.is_none()));

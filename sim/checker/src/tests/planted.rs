@@ -2,6 +2,9 @@
 
 use crate::{Property, check, history::*, model::Model};
 
+/// Writes of unknown outcome whose order nobody saw: too many to try them all.
+const MANY: i64 = 13;
+
 /// Builds a history by hand on a true store; the lies are told by the tests.
 #[derive(Default)]
 struct Script {
@@ -309,6 +312,65 @@ fn a_lost_answer_holds_whether_it_was_done_or_not() {
         script.done(put("b", "after"));
         assert_eq!(script.holds().unknown_done, u64::from(carried_out));
     }
+}
+
+#[test]
+fn a_creation_seen_later_settles_its_revision() {
+    let mut script = Script::default();
+    for n in 1..=MANY {
+        script.lost(put(&format!("b{n}"), ""), false);
+    }
+    // Took effect before all others.
+    script.lost(put("a", ""), true);
+    for n in 1..=MANY {
+        script.model.apply(&put(&format!("b{n}"), "")).expect("valid");
+    }
+    script.done(put("a", ""));
+    script.done(get("a"));
+    script.holds();
+}
+
+#[test]
+fn a_key_seen_unchanged_was_not_written_in_between() {
+    let mut script = Script::default();
+    script.done(put("a", ""));
+    for n in 1..=MANY {
+        script.lost(two_puts("a", &format!("b{n}")), false);
+    }
+    for n in 1..=MANY {
+        script.lost(put(&format!("c{n}"), ""), true);
+    }
+    script.done(put("d", ""));
+    script.done(get("a"));
+    script.holds();
+}
+
+#[test]
+fn a_dead_end_takes_back_the_choice_it_hangs_on() {
+    let mut script = Script::default();
+    // Could have made the second revision; that it never took effect shows only at the end.
+    script.lost(put("a", ""), false);
+    script.lost(put("b0", ""), true);
+    script.done(get("c"));
+    for n in 1..=MANY {
+        script.lost(put(&format!("b{n}"), ""), true);
+    }
+    script.done(put("d", ""));
+    script.done(get("a"));
+    script.holds();
+}
+
+#[test]
+fn lost_writes_are_first_tried_in_the_order_of_their_calls() {
+    let mut script = Script::default();
+    for version in 0..=MANY {
+        // In any other order some of them put the other key.
+        let compare = Compare { keys: Keys::one("a"), relation: Relation::Equal, target: Target::Version(version) };
+        script.lost(Request::Txn(Txn { compare: vec![compare], success: vec![put("a", "")], failure: vec![put("b", "")] }), true);
+    }
+    script.done(put("a", ""));
+    script.done(get("a"));
+    script.holds();
 }
 
 #[test]
