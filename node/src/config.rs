@@ -59,6 +59,7 @@ pub struct Config {
     pub max_concurrent_streams: u32,
     pub progress_interval: Duration,
     pub pre_vote: bool,
+    pub initial_election_tick_advance: bool,
     pub gateway: bool,
     pub log: LogSettings,
     /// To be logged once logging works.
@@ -136,6 +137,7 @@ impl Config {
             max_concurrent_streams: number(given, "max-concurrent-streams")?,
             progress_interval: duration(given, "watch-progress-notify-interval")?,
             pre_vote: flag(given, "pre-vote")?,
+            initial_election_tick_advance: flag(given, "initial-election-tick-advance")?,
             gateway: flag(given, "enable-grpc-gateway")?,
             log: log_settings(given)?,
             warnings: given.warnings.clone(),

@@ -72,6 +72,7 @@ pub const FLAGS: &[Flag] = &[
     served(CLUSTER, "initial-cluster-state", "new", "\"new\", or \"existing\" to join a running cluster"),
     served(CLUSTER, "initial-cluster-token", "etcd-cluster", "Tells clusters with the same members apart"),
     switch(CLUSTER, "pre-vote", "true", "Ask whether an election could be won before disturbing the cluster"),
+    switch(CLUSTER, "initial-election-tick-advance", "true", "Let a starting member ask for an election after half a timeout"),
     switch(CLUSTER, "strict-reconfig-check", "true", "Refuse membership changes that would cost the quorum"),
     served(LIMITS, "quota-backend-bytes", "0", "Refuse writes above this size; 0 is 2 GiB, negative is unlimited"),
     served(LIMITS, "max-request-bytes", "1572864", "The largest request"),
@@ -155,7 +156,6 @@ pub const FLAGS: &[Flag] = &[
     later("grpc-keepalive-interval", "2h"),
     later("grpc-keepalive-timeout", "20s"),
     // Knobs of another storage engine or of another release.
-    ignored("initial-election-tick-advance", Kind::Boolean),
     ignored("max-wals", Kind::Text),
     ignored("max-snapshots", Kind::Text),
     ignored("backend-bbolt-freelist-type", Kind::Text),

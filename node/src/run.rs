@@ -123,6 +123,7 @@ async fn serve(config: Config, directory: DataDir, recovered: Recovery, clients:
         heartbeat_interval: config.heartbeat_interval,
         election_timeout: config.election_timeout,
         pre_vote: config.pre_vote,
+        advance_first_election: config.initial_election_tick_advance,
         seed,
         limits,
     };

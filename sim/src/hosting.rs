@@ -70,6 +70,7 @@ impl World {
             heartbeat_interval: Duration::from_nanos(self.parameters.heartbeat),
             election_timeout: Duration::from_nanos(self.parameters.election),
             pre_vote: true,
+            advance_first_election: true,
             seed: bytes(self.schedule.seed, Concern::Core, (member as u64) << 32 ^ boot.0),
             limits: self.parameters.limits,
         };

@@ -20,6 +20,9 @@ use rand_core::RngCore;
 /// After the leader's connection closed, a follower asks for pre-votes within T / this. Two followers then ask at once only if
 /// they draw moments closer together than a round trip, and then both merely wait an election timeout.
 const EARLY_PRE_VOTE_DIVISOR: u32 = 4;
+/// An advanced first timeout is drawn from [T / this, T): a leader that lives is heard within a heartbeat or two of the
+/// connection, and a pre-vote disturbs none. After an outage of all members this is what their clients wait for.
+const FIRST_TIMEOUT_DIVISOR: u32 = 2;
 
 impl Consensus {
     pub(super) fn on_wake(&mut self, out: &mut Vec<ConsensusEffect>) {
@@ -68,6 +71,15 @@ impl Consensus {
         let configuration = self.membership.current();
         let alone = configuration.outgoing.is_empty() && configuration.voters.len() == 1 && configuration.is_voter(self.settings.member);
         self.election_at = if alone { self.now } else { self.now + timeout + self.draw_below(timeout / 2) };
+    }
+
+    /// Sets the timeout of a member that starts. Without pre-votes it is like any other: to campaign early would depose a leader.
+    pub(super) fn arm_first(&mut self) {
+        self.rearm();
+        if self.settings.advance_first_election && self.settings.pre_vote && self.election_at > self.now {
+            let early = self.settings.election_timeout / FIRST_TIMEOUT_DIVISOR;
+            self.election_at = self.now + early + self.draw_below(early);
+        }
     }
 
     fn draw_below(&mut self, limit: Duration) -> Duration {

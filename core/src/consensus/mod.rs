@@ -49,6 +49,9 @@ pub struct Settings {
     /// T: an election timeout is drawn from [T, 1.5 T).
     pub election_timeout: Duration,
     pub pre_vote: bool,
+    /// The first timeout after a start is drawn from [T/2, T), if `pre_vote` keeps that harmless (etcd's
+    /// `--initial-election-tick-advance`).
+    pub advance_first_election: bool,
     /// Seeds this actor's own stream of chance.
     pub seed: [u8; 32],
     pub limits: Limits,
@@ -214,7 +217,7 @@ impl Consensus {
             announced: (term, Role::Follower, None),
             leader_changes: 0,
         };
-        consensus.rearm();
+        consensus.arm_first();
         consensus.check_invariants();
         consensus
     }

@@ -19,6 +19,7 @@ mod a_leader_whose_disk_stalls_hands_leadership_away;
 mod a_learner_neither_votes_nor_counts;
 mod a_lost_forward_ends_as_unknown;
 mod a_member_recovers_its_term_vote_and_log;
+mod a_member_that_starts_asks_early_and_disturbs_no_leader;
 mod a_new_leader_serves_no_read_before_it_commits_in_its_own_term;
 mod a_partitioned_pre_voter_does_not_disturb;
 mod a_proposal_pending_at_step_down_ends_as_unknown;

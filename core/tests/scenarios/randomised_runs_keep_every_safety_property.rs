@@ -33,7 +33,8 @@ fn run(seed: u64, tally: &mut Tally) {
         retained_entries: 3,
         ..Limits::default()
     };
-    let options = Options { limits, pre_vote: !rng.next_u64().is_multiple_of(4), segment_bytes: 4 << 10, seed, configuration: None };
+    let (pre_vote, advance_first_election) = (!rng.next_u64().is_multiple_of(4), rng.next_u64().is_multiple_of(2));
+    let options = Options { limits, pre_vote, advance_first_election, segment_bytes: 4 << 10, seed, configuration: None };
     let mut world = World::with(count, options);
     world.traced = false;
     world.chaos = Some(Chaos {

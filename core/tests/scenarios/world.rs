@@ -24,6 +24,7 @@ const FSYNC: Duration = Duration::from_millis(3);
 pub struct Options {
     pub limits: Limits,
     pub pre_vote: bool,
+    pub advance_first_election: bool,
     pub segment_bytes: u64,
     /// Replaces the bootstrap configuration of all members.
     pub configuration: Option<Configuration>,
@@ -32,7 +33,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { limits: Limits::default(), pre_vote: true, segment_bytes: 64 << 10, configuration: None, seed: 0 }
+        Self {
+            limits: Limits::default(),
+            pre_vote: true,
+            advance_first_election: false,
+            segment_bytes: 64 << 10,
+            configuration: None,
+            seed: 0,
+        }
     }
 }
 
@@ -163,6 +171,7 @@ impl World {
             heartbeat_interval: HEARTBEAT,
             election_timeout: ELECTION_TIMEOUT,
             pre_vote: self.options.pre_vote,
+            advance_first_election: self.options.advance_first_election,
             seed: rng_seed,
             limits: self.options.limits,
         };
