@@ -390,6 +390,19 @@ fn a_refused_txn_leaves_no_trace() {
     assert!(member.apply(&Command::Txn(untaken)).is_ok(), "what is not taken is not checked");
 }
 
+/// An open end covers nothing when keys are checked for being named twice, so this passes in etcd too, which then panics.
+#[test]
+fn a_put_that_keeps_a_value_its_txn_has_deleted_keeps_nothing() {
+    let mut member = Member::new(10);
+    member.apply(&Command::Put(put("a", "1"))).unwrap();
+    let from_a = DeleteRange { range: KeyRange { key: "a".into(), end: "\0".into() }, prev_kv: false };
+    let keep = Put { ignore_value: true, ..put("a", "") };
+    let ops = vec![Op::DeleteRange(from_a), Op::Put(keep), Op::Range(get("a"))];
+    let Ok(Reply::Txn(reply)) = member.apply(&Command::Txn(then(ops))) else { panic!() };
+    let OpReply::Range(range) = &reply.responses[2] else { panic!() };
+    assert_eq!((range.count, range.kvs[0].value()), (1, Bytes::new()));
+}
+
 #[test]
 fn shapes_are_refused_before_they_are_proposed() {
     let txn = |ops: Vec<Op>| validate(&Command::Txn(then(ops)), 128);
