@@ -35,7 +35,7 @@ pub(crate) struct Order {
 }
 
 type Checked<T = ()> = Result<T, Violation>;
-type Step = Result<(), DeadEnd>;
+type Step<T = ()> = Result<T, DeadEnd>;
 
 /// `finish` judges what else depends on the order; where the order is not certain, another is tried if it objects.
 pub(crate) fn check(history: &History<'_>, mut finish: impl FnMut(&Order) -> Checked) -> Checked<Order> {
@@ -49,15 +49,17 @@ pub(crate) fn check(history: &History<'_>, mut finish: impl FnMut(&Order) -> Che
             real_time::check(history, order)?;
             finish(order)
         };
-        let found = match Replay::new(history, &ranks, Search::Jumping).run(&mut judge) {
-            Err(Rejected { complete: false, .. }) => Replay::new(history, &ranks, Search::Exhaustive).run(&mut judge),
-            done => done,
-        };
-        let found = found.map_err(|rejected| rejected.violation);
+        let evidence = Evidence::new(history, ranks.writers.iter().map(Option::is_none).collect());
+        let mut replay = Replay::new(history, &ranks, &evidence, Search::Jumping);
+        let mut found = replay.run(&mut judge);
+        if found.is_err() && !replay.complete {
+            replay = Replay::new(history, &ranks, &evidence, Search::Exhaustive);
+            found = replay.run(&mut judge);
+        }
         match found {
             Err(violation) if first.is_none() && violation.property == Property::Refusal => first = Some(violation),
             Err(_) if first.is_some() => {}
-            done => return done,
+            done => return done.map(|()| replay.order),
         }
         ranks.extend();
     }
@@ -169,7 +171,7 @@ impl Ranks {
 struct Replay<'a> {
     history: &'a History<'a>,
     ranks: &'a Ranks,
-    evidence: Evidence<'a>,
+    evidence: &'a Evidence<'a>,
     order: Order,
     /// Operations of unknown outcome that already stand for a revision.
     used: Vec<bool>,
@@ -205,19 +207,12 @@ struct Choice {
     blamed: Vec<Keys>,
 }
 
-struct Rejected {
-    violation: Violation,
-    /// As in [`Replay`].
-    complete: bool,
-}
-
 impl<'a> Replay<'a> {
-    fn new(history: &'a History<'a>, ranks: &'a Ranks, search: Search) -> Self {
-        let gaps = ranks.writers.iter().map(Option::is_none).collect();
+    fn new(history: &'a History<'a>, ranks: &'a Ranks, evidence: &'a Evidence<'a>, search: Search) -> Self {
         Self {
             history,
             ranks,
-            evidence: Evidence::new(history, gaps),
+            evidence,
             order: Order { model: Model::default(), writers: Vec::with_capacity(ranks.writers.len()) },
             used: vec![false; history.operations.len()],
             next_reader: 0,
@@ -231,19 +226,17 @@ impl<'a> Replay<'a> {
         }
     }
 
-    fn run(mut self, finish: &mut dyn FnMut(&Order) -> Checked) -> Result<Order, Rejected> {
-        self.check_readers().map_err(|dead_end| Rejected { violation: dead_end.violation, complete: true })?;
+    fn run(&mut self, finish: &mut dyn FnMut(&Order) -> Checked) -> Checked {
+        self.check_readers().map_err(|dead_end| dead_end.violation)?;
         loop {
             let done = self.order.model.revision() == self.ranks.last;
             if done && self.worst.is_some() {
                 self.steps += self.ranks.writers.len() as u64;
             }
             match if done { finish(&self.order).map_err(DeadEnd::anywhere) } else { self.advance() } {
-                Ok(()) if done => return Ok(self.order),
+                Ok(()) if done => return Ok(()),
                 Ok(()) => {}
-                Err(dead_end) => {
-                    self.backtrack(dead_end).map_err(|violation| Rejected { violation, complete: self.complete })?;
-                }
+                Err(dead_end) => self.backtrack(dead_end)?,
             }
         }
     }
@@ -334,9 +327,7 @@ impl<'a> Replay<'a> {
         let at = self.order.model.revision();
         let operation = &self.history.operations[writer];
         let changes = match operation.answer {
-            Answer::Ok { response, .. } => {
-                self.check_answer(operation, response, at).map_err(|violation| DeadEnd::of(violation, [operation.request]))?
-            }
+            Answer::Ok { response, .. } => self.check_answer(operation, response, at)?,
             _ => match self.order.model.evaluate(operation.request, at, NEVER_COMPACTED) {
                 Ok(evaluation) => evaluation.changes,
                 Err(_) => unreachable!("candidates were evaluated"),
@@ -355,8 +346,7 @@ impl<'a> Replay<'a> {
         while let Some(&(_, index)) = self.ranks.readers.get(self.next_reader).filter(|(revision, _)| *revision == at) {
             self.next_reader += 1;
             let operation = &self.history.operations[index];
-            let response = operation.response().expect("only answered ones are ranked");
-            self.check_answer(operation, response, at).map_err(|violation| DeadEnd::of(violation, [operation.request]))?;
+            self.check_answer(operation, operation.response().expect("only answered ones are ranked"), at)?;
             if let Request::Compact { revision } = *operation.request {
                 if revision <= self.floor.0 {
                     return Err(DeadEnd::anywhere(self.compacted_before(operation, self.floor)));
@@ -371,8 +361,9 @@ impl<'a> Replay<'a> {
     }
 
     /// Compares an answer with the model's on the state of `at`, and returns what the operation changes.
-    fn check_answer(&self, operation: &Operation<'_>, response: &Response, at: i64) -> Checked<Vec<crate::model::Change>> {
-        let wrong = |text| Violation::new(Property::Answer, [operation.id], Some(response.revision()), text);
+    fn check_answer(&self, operation: &Operation<'_>, response: &Response, at: i64) -> Step<Vec<crate::model::Change>> {
+        let dead_end = |violation| DeadEnd::of(violation, [operation.request]);
+        let wrong = |text| dead_end(Violation::new(Property::Answer, [operation.id], Some(response.revision()), text));
         let evaluation = self
             .order
             .model
@@ -382,7 +373,7 @@ impl<'a> Replay<'a> {
             return Err(wrong(format!("{operation} should have been answered {}", short(&evaluation.response))));
         }
         if oldest_read(operation.request, response).is_some_and(|oldest| oldest < self.floor.0) {
-            return Err(self.compacted_before(operation, self.floor));
+            return Err(dead_end(self.compacted_before(operation, self.floor)));
         }
         Ok(evaluation.changes)
     }

@@ -108,6 +108,10 @@ fn two_puts(a: &str, b: &str) -> Request {
     Request::Txn(Txn { success: vec![put(a, "1"), put(b, "1")], ..Txn::default() })
 }
 
+fn many_puts(prefix: &str) -> impl Iterator<Item = Request> {
+    (1..=MANY).map(move |n| put(&format!("{prefix}{n}"), ""))
+}
+
 /// Three writes of `a` and `b`, the last of both at once: revisions 2, 3, 4.
 fn three_writes() -> Script {
     let mut script = Script::default();
@@ -317,13 +321,13 @@ fn a_lost_answer_holds_whether_it_was_done_or_not() {
 #[test]
 fn a_creation_seen_later_settles_its_revision() {
     let mut script = Script::default();
-    for n in 1..=MANY {
-        script.lost(put(&format!("b{n}"), ""), false);
+    for put in many_puts("b") {
+        script.lost(put, false);
     }
     // Took effect before all others.
     script.lost(put("a", ""), true);
-    for n in 1..=MANY {
-        script.model.apply(&put(&format!("b{n}"), "")).expect("valid");
+    for put in many_puts("b") {
+        script.model.apply(&put).expect("valid");
     }
     script.done(put("a", ""));
     script.done(get("a"));
@@ -337,8 +341,8 @@ fn a_key_seen_unchanged_was_not_written_in_between() {
     for n in 1..=MANY {
         script.lost(two_puts("a", &format!("b{n}")), false);
     }
-    for n in 1..=MANY {
-        script.lost(put(&format!("c{n}"), ""), true);
+    for put in many_puts("c") {
+        script.lost(put, true);
     }
     script.done(put("d", ""));
     script.done(get("a"));
@@ -352,8 +356,8 @@ fn a_dead_end_takes_back_the_choice_it_hangs_on() {
     script.lost(put("a", ""), false);
     script.lost(put("b0", ""), true);
     script.done(get("c"));
-    for n in 1..=MANY {
-        script.lost(put(&format!("b{n}"), ""), true);
+    for put in many_puts("b") {
+        script.lost(put, true);
     }
     script.done(put("d", ""));
     script.done(get("a"));
