@@ -20,6 +20,7 @@ pub mod command;
 pub mod consensus;
 pub mod effect;
 pub mod machine;
+pub mod member;
 pub mod mutant;
 pub mod mvcc;
 pub mod replica;

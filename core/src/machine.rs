@@ -191,6 +191,17 @@ impl<R: StateReader> Machine<R> {
     }
 
     #[must_use]
+    pub fn member(&self) -> MemberId {
+        self.settings.member
+    }
+
+    /// Bytes of rows that were given to the host, or will be, and have not come back.
+    #[must_use]
+    pub fn unpersisted_bytes(&self) -> u64 {
+        (self.unpersisted_bytes + self.batch.bytes) as u64
+    }
+
+    #[must_use]
     pub fn applied(&self) -> LogId {
         self.applied
     }

@@ -2,7 +2,8 @@
 //!
 //! Without the `mutants` feature [`planted`] is `false` at compile time and nothing of them is left in the binary.
 
-/// One planted bug. Names follow the field's bug lists: E elections, R replication, L reads, W storage, K key-values, V watch.
+/// One planted bug. Names follow the field's bug lists: E elections, R replication, L reads, W storage, K key-values, V watch,
+/// H the hosting of a member, U the outcomes of requests, Q the quota.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Mutant {
@@ -32,12 +33,43 @@ pub enum Mutant {
     V4,
     /// `Retire` leaves before the sync that must cover it.
     T1,
+    /// A member is heard and campaigns before its boot is durable.
+    H1,
+    /// A message leaves although the write that it promises is not durable.
+    H2,
+    /// A read is asked under the id of an earlier one that came to nothing.
+    L4,
+    /// A read is answered before its index is applied.
+    L5,
+    /// An unknown outcome is told as a failure.
+    U1,
+    /// The quota is looked at only by the leader.
+    Q1,
 }
 
 impl Mutant {
     /// Every mutant, in the order of the campaign's table.
-    pub const ALL: [Self; 13] =
-        [Self::E1, Self::E9, Self::R1, Self::R4, Self::R8, Self::R9, Self::L1, Self::L2, Self::W1b, Self::W7, Self::K4, Self::V4, Self::T1];
+    pub const ALL: [Self; 19] = [
+        Self::E1,
+        Self::E9,
+        Self::R1,
+        Self::R4,
+        Self::R8,
+        Self::R9,
+        Self::L1,
+        Self::L2,
+        Self::W1b,
+        Self::W7,
+        Self::K4,
+        Self::V4,
+        Self::T1,
+        Self::H1,
+        Self::H2,
+        Self::L4,
+        Self::L5,
+        Self::U1,
+        Self::Q1,
+    ];
 }
 
 #[cfg(feature = "mutants")]

@@ -81,6 +81,12 @@ impl Consensus {
         }
     }
 
+    /// Takes a proposal back that is in no log and on no way to one. `false`: it may be in one.
+    pub fn withdraw(&mut self, request: RequestId) -> bool {
+        let at = self.proposals.held.iter().position(|(_, proposal)| proposal.request == request);
+        at.is_some_and(|at| self.proposals.held.remove(at).is_some())
+    }
+
     /// Appends or forwards what is held. Without a leader it waits for one for an election timeout, see `expire_proposals`.
     pub(super) fn route_proposals(&mut self, out: &mut Vec<ConsensusEffect>) {
         if self.proposals.held.is_empty() {

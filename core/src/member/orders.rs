@@ -1,0 +1,41 @@
+//! What the two halves say to each other. Both queues are in order and lose nothing.
+
+use super::request::Ticket;
+use crate::consensus::Entry;
+use crate::types::{LogIndex, Monotonic, WriteNumber};
+use alloc::{sync::Arc, vec::Vec};
+
+/// From the log half to the state half. What is on its way is bounded by the consensus actor's `unapplied_entries`,
+/// `unapplied_bytes` and `pending_reads`.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Order {
+    /// These entries are committed; apply them in order, and answer these tickets from it.
+    Apply { entries: Arc<[Entry]>, owed: Vec<Owed> },
+    /// Answer this read once the state is applied to `index`.
+    Serve { ticket: Ticket, deadline: Monotonic, index: LogIndex },
+    /// This member's own log is durable through `log`, which `write` completed: what is applied to there may be stored.
+    Durable { log: LogIndex, write: WriteNumber },
+}
+
+/// An answer that this member owes for one of the entries handed over: its request's number, and to whom.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Owed {
+    pub sequence: u64,
+    pub ticket: Ticket,
+    pub deadline: Monotonic,
+}
+
+/// From the state half to the log half. One of each at most in a flush.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Report {
+    /// The state is applied and published to `index`.
+    Applied {
+        index: LogIndex,
+        /// Bytes that the state store takes, what is on its way there included.
+        stored_bytes: u64,
+        /// The NOSPACE alarm of this member is raised.
+        no_space: bool,
+    },
+    /// The log through here is not needed for a restart of this member.
+    Synced(LogIndex),
+}

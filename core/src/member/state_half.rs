@@ -1,0 +1,348 @@
+//! The half that works: applies what is committed, publishes, answers from it, sweeps, and writes behind.
+
+use super::orders::{Order, Owed, Report};
+use super::request::{Answer, Ticket};
+use super::tickets::Due;
+use crate::command::{Alarm, AlarmKind, Refusal, Reply};
+use crate::consensus::Entry;
+use crate::effect::{MachineEffect, MachineInput};
+use crate::machine::Machine;
+use crate::mvcc::View;
+use crate::storage::{StateReader, Table, WriteBatch};
+use crate::types::{CommitNumber, LogId, LogIndex, Monotonic, Now, RequestId, RevisionId, WriteNumber};
+use alloc::{
+    collections::{BTreeMap, VecDeque},
+    string::String,
+    sync::Arc,
+    vec::Vec,
+};
+
+/// What a host tells the state half.
+#[derive(Clone, Debug)]
+pub enum StateInput<R: StateReader> {
+    Log(Order),
+    Store(StoreDone<R>),
+    /// Do a slice of background work: for a host that has nothing else to do while [`StateHalf::has_background_work`].
+    Work,
+    /// Time may have reached [`StateHalf::deadline`]; early is harmless.
+    Wake,
+}
+
+/// What the state store's thread has done.
+#[derive(Clone, Debug)]
+pub enum StoreDone<R: StateReader> {
+    /// Batches through this one are stored, not yet synced; `reader` sees them, and `stored_bytes` is what the store now takes.
+    Persisted {
+        number: CommitNumber,
+        reader: R,
+        stored_bytes: u64,
+    },
+    /// Batches through this one are on stable storage.
+    Synced(CommitNumber),
+    Failed(String),
+}
+
+/// What a host does for the state half, grouped by who carries it out. In the order given.
+#[derive(Clone, Debug)]
+pub enum StateEffect<R: StateReader> {
+    Store(StoreWork),
+    /// The state that readers and watch hubs see from now on.
+    Publish(Arc<View<R>>),
+    Answer(Ticket, Result<Answer, Refusal>),
+    Log(Report),
+    /// End the process, for this reason.
+    Fatal(String),
+}
+
+/// For the state store's thread, in order.
+#[derive(Clone, PartialEq, Debug)]
+pub enum StoreWork {
+    /// Write behind, atomically, without a sync. `after`: the write to the log that made durable what is in the batch; a host
+    /// asserts that it was.
+    Persist { number: CommitNumber, batch: WriteBatch, applied: LogId, after: WriteNumber },
+    /// Sync, and say which batch it covered.
+    Sync,
+    /// Drop rows below for good, at once.
+    Retire { table: Table, below: RevisionId },
+}
+
+/// When the state store is synced, so that the log behind it may go.
+#[derive(Clone, Copy, Debug)]
+pub struct SyncLimits {
+    /// Entries applied since the last sync began (`--snapshot-count`).
+    pub entries: u64,
+    /// Bytes written behind since the last sync began.
+    pub bytes: usize,
+}
+
+impl Default for SyncLimits {
+    fn default() -> Self {
+        Self { entries: 10_000, bytes: 128 << 20 }
+    }
+}
+
+/// The state half of one member.
+#[derive(Debug)]
+pub struct StateHalf<R: StateReader> {
+    machine: Machine<R>,
+    effects: Vec<MachineEffect<R>>,
+    sync_limits: SyncLimits,
+    /// Committed, not yet applied. Bounded by the consensus actor's `unapplied_entries` and `unapplied_bytes`.
+    committed: VecDeque<Arc<[Entry]>>,
+    /// Answers owed to clients of this member, by the sequence of their request ids. Bounded likewise.
+    owed: BTreeMap<u64, (Ticket, Monotonic)>,
+    /// Reads that wait for the machine to reach their index. Bounded by the consensus actor's `pending_reads`.
+    reads: BTreeMap<(LogIndex, Ticket), Monotonic>,
+    due: Due,
+    /// Batches held back until this member's own WAL has their entries. Bounded by the machine's `unpersisted_bytes`.
+    held: VecDeque<(CommitNumber, WriteBatch, LogId)>,
+    /// Batches handed to the host and not yet synced.
+    unsynced: VecDeque<(CommitNumber, LogIndex)>,
+    /// This member's log is durable through here, since that write.
+    durable: (LogIndex, WriteNumber),
+    /// Applied index of the newest sync, and of the one before: the WAL is kept back to the latter.
+    synced: LogIndex,
+    synced_before: LogIndex,
+    sync: SyncProgress,
+    stored_bytes: u64,
+    /// What the log half was told.
+    reported: Option<Report>,
+}
+
+/// What has been written behind since the last sync, and whether one is under way.
+#[derive(Debug, Default)]
+struct SyncProgress {
+    begun_at: LogIndex,
+    bytes: usize,
+    under_way: bool,
+}
+
+impl<R: StateReader> StateHalf<R> {
+    pub(super) fn new(machine: Machine<R>, sync_limits: SyncLimits) -> Self {
+        let applied = machine.applied().index;
+        Self {
+            machine,
+            effects: Vec::new(),
+            sync_limits,
+            committed: VecDeque::new(),
+            owed: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            due: Due::default(),
+            held: VecDeque::new(),
+            unsynced: VecDeque::new(),
+            durable: (LogIndex::default(), WriteNumber::default()),
+            synced: LogIndex::default(),
+            synced_before: LogIndex::default(),
+            sync: SyncProgress { begun_at: applied, ..SyncProgress::default() },
+            stored_bytes: 0,
+            reported: None,
+        }
+    }
+
+    /// When to `step` with `Wake`, if nothing else happens first.
+    #[must_use]
+    pub fn deadline(&self) -> Monotonic {
+        self.due.at()
+    }
+
+    /// Advances by one input. Most effects come from the flush.
+    pub fn step(&mut self, now: Now, input: StateInput<R>, out: &mut Vec<StateEffect<R>>) {
+        match input {
+            StateInput::Log(order) => self.on_order(order, out),
+            StateInput::Store(StoreDone::Persisted { number, reader, stored_bytes }) => {
+                self.stored_bytes = stored_bytes;
+                self.machine.step(MachineInput::Persisted(number, reader), &mut self.effects);
+                self.route(out);
+            }
+            StateInput::Store(StoreDone::Synced(number)) => self.on_synced(number, out),
+            StateInput::Store(StoreDone::Failed(reason)) => out.push(StateEffect::Fatal(reason)),
+            StateInput::Work => {
+                self.machine.step(MachineInput::Slice, &mut self.effects);
+                self.route(out);
+            }
+            StateInput::Wake => {}
+        }
+        if self.due.take(now.monotonic) {
+            self.expire(now.monotonic, out);
+        }
+    }
+
+    /// Applies what is committed, publishes the new state, answers from it, and writes behind what this member's WAL already has.
+    pub fn flush(&mut self, _now: Now, out: &mut Vec<StateEffect<R>>) {
+        while !self.machine.is_congested() {
+            let Some(entries) = self.committed.pop_front() else { break };
+            self.machine.step(MachineInput::Apply(entries), &mut self.effects);
+        }
+        self.machine.flush(&mut self.effects);
+        self.route(out);
+        self.answer_reads(out);
+        self.release_batches(out);
+        self.sync_when_due(out);
+        self.report(out);
+        self.check_invariants();
+    }
+
+    /// Whether committed entries wait to be applied, and could be now.
+    #[must_use]
+    pub fn has_committed(&self) -> bool {
+        !self.committed.is_empty() && !self.machine.is_congested()
+    }
+
+    #[must_use]
+    pub fn has_background_work(&self) -> bool {
+        self.machine.has_background_work()
+    }
+
+    #[must_use]
+    pub fn applied(&self) -> LogIndex {
+        self.machine.applied().index
+    }
+
+    #[must_use]
+    pub fn view(&self) -> Arc<View<R>> {
+        self.machine.view()
+    }
+
+    fn on_order(&mut self, order: Order, out: &mut Vec<StateEffect<R>>) {
+        match order {
+            Order::Apply { entries, owed } => {
+                for Owed { sequence, ticket, deadline } in owed {
+                    self.owed.insert(sequence, (ticket, deadline));
+                    self.due.note(deadline);
+                }
+                self.committed.push_back(entries);
+            }
+            // What is published may be ahead of what is applied, never behind what was reported.
+            Order::Serve { ticket, index, .. } if index <= self.published() => out.push(StateEffect::Answer(ticket, Ok(Answer::Ready))),
+            Order::Serve { ticket, deadline, index } => {
+                self.reads.insert((index, ticket), deadline);
+                self.due.note(deadline);
+            }
+            Order::Durable { log, write } => self.durable = (log, write),
+        }
+    }
+
+    /// The view readers have holds at least this.
+    fn published(&self) -> LogIndex {
+        self.machine.view().applied().index
+    }
+
+    fn on_synced(&mut self, number: CommitNumber, out: &mut Vec<StateEffect<R>>) {
+        self.sync.under_way = false;
+        let covered = self.unsynced.partition_point(|(batch, _)| *batch <= number);
+        let newest = self.unsynced.drain(..covered).next_back();
+        if let Some((_, applied)) = newest {
+            self.synced_before = core::mem::replace(&mut self.synced, applied);
+            out.push(StateEffect::Log(Report::Synced(self.synced_before)));
+        }
+        self.machine.step(MachineInput::Synced(number), &mut self.effects);
+        self.route(out);
+    }
+
+    fn route(&mut self, out: &mut Vec<StateEffect<R>>) {
+        // Published before anyone is answered: whoever has an answer and reads from this member then sees what it speaks of.
+        if let Some(at) = self.effects.iter().rposition(|effect| matches!(effect, MachineEffect::Publish(_))) {
+            let publish = self.effects.remove(at);
+            self.effects.insert(0, publish);
+        }
+        let mut effects = core::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
+            match effect {
+                MachineEffect::Publish(view) => out.push(StateEffect::Publish(view)),
+                MachineEffect::Reply(request, answer) => self.answer(request, answer, out),
+                MachineEffect::Commit { number, batch, applied } => self.held.push_back((number, batch, applied)),
+                MachineEffect::SyncState => {
+                    self.sync.under_way = true;
+                    out.push(StateEffect::Store(StoreWork::Sync));
+                }
+                MachineEffect::Retire { table, below } => out.push(StateEffect::Store(StoreWork::Retire { table, below })),
+                // Said once a flush, with what else the log half wants to know.
+                MachineEffect::Applied(_) => {}
+                MachineEffect::Fatal(reason) => out.push(StateEffect::Fatal(reason)),
+            }
+        }
+        self.effects = effects;
+    }
+
+    /// Whoever gave up has been told so already.
+    fn answer(&mut self, request: RequestId, answer: Result<Reply, Refusal>, out: &mut Vec<StateEffect<R>>) {
+        if let Some((ticket, _)) = self.owed.remove(&request.sequence) {
+            out.push(StateEffect::Answer(ticket, answer.map(Answer::Reply)));
+        }
+    }
+
+    fn answer_reads(&mut self, out: &mut Vec<StateEffect<R>>) {
+        let applied = self.published();
+        while let Some(first) = self.reads.first_entry() {
+            let (index, ticket) = *first.key();
+            if index > applied {
+                break;
+            }
+            first.remove();
+            out.push(StateEffect::Answer(ticket, Ok(Answer::Ready)));
+        }
+    }
+
+    /// The state store may never be ahead of this member's own durable log, or a restart would find applied what it cannot read.
+    fn release_batches(&mut self, out: &mut Vec<StateEffect<R>>) {
+        let (durable, after) = self.durable;
+        while let Some((number, batch, applied)) = self.held.pop_front_if(|(_, _, applied)| applied.index <= durable) {
+            self.sync.bytes += batch.bytes;
+            self.unsynced.push_back((number, applied.index));
+            out.push(StateEffect::Store(StoreWork::Persist { number, batch, applied, after }));
+        }
+    }
+
+    fn sync_when_due(&mut self, out: &mut Vec<StateEffect<R>>) {
+        let Some((_, newest)) = self.unsynced.back() else { return };
+        let entries = newest.0.saturating_sub(self.sync.begun_at.0);
+        let due = entries >= self.sync_limits.entries || self.sync.bytes >= self.sync_limits.bytes;
+        if due && !self.sync.under_way {
+            self.sync = SyncProgress { begun_at: *newest, bytes: 0, under_way: true };
+            out.push(StateEffect::Store(StoreWork::Sync));
+        }
+    }
+
+    fn report(&mut self, out: &mut Vec<StateEffect<R>>) {
+        let view = self.machine.view();
+        let alarm = Alarm { member: self.machine.member(), kind: AlarmKind::NoSpace };
+        let report = Report::Applied {
+            index: view.applied().index,
+            stored_bytes: self.stored_bytes + self.machine.unpersisted_bytes(),
+            no_space: view.alarms().contains(&alarm),
+        };
+        if self.reported != Some(report) {
+            self.reported = Some(report);
+            out.push(StateEffect::Log(report));
+        }
+    }
+
+    /// What is committed will be applied, but whoever gives up now cannot be told with which result.
+    fn expire(&mut self, now: Monotonic, out: &mut Vec<StateEffect<R>>) {
+        let due = &mut self.due;
+        let mut is_over = |deadline: Monotonic| {
+            let over = deadline <= now;
+            if !over {
+                due.note(deadline);
+            }
+            over
+        };
+        self.owed.retain(|_, (ticket, deadline)| {
+            let over = is_over(*deadline);
+            out.extend(over.then(|| StateEffect::Answer(*ticket, Err(Refusal::OutcomeUnknown))));
+            !over
+        });
+        self.reads.retain(|(_, ticket), deadline| {
+            let over = is_over(*deadline);
+            out.extend(over.then(|| StateEffect::Answer(*ticket, Err(Refusal::TimedOut))));
+            !over
+        });
+    }
+
+    fn check_invariants(&self) {
+        assert!(self.synced_before <= self.synced, "sync went back: {} after {}", self.synced, self.synced_before);
+        assert!(self.synced <= self.applied(), "synced {} but applied only {}", self.synced, self.applied());
+        let unpersisted = self.held.front().map(|(_, _, applied)| applied.index);
+        assert!(unpersisted.is_none_or(|applied| applied > self.durable.0), "a batch is held that could leave");
+    }
+}
