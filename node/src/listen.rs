@@ -1,7 +1,7 @@
 //! The client port: gRPC and HTTP/1.1 on one socket, told apart by the first bytes, each served on the worker that accepted it.
 
 use crate::{
-    actors::{HubActor, Inbound, NodeFront, Shared},
+    actors::{HubActor, Inbound, MemberHandle, Shared},
     throttle::Throttle,
     url::{Address, Url},
 };
@@ -144,12 +144,12 @@ pub struct Served {
 impl Served {
     /// The front of the calling worker, with a hub of its own.
     #[must_use]
-    pub fn front(&self) -> NodeFront {
+    pub fn front(&self) -> MemberHandle {
         thread_local! {
             static HUB: std::cell::OnceCell<crate::actors::HubHandle> = const { std::cell::OnceCell::new() };
         }
         let hub = HUB.with(|hub| hub.get_or_init(|| HubActor::start_here(Arc::clone(&self.shared), self.hub_limits)).clone());
-        NodeFront::new(Arc::clone(&self.shared), self.inbox.clone(), hub)
+        MemberHandle::new(Arc::clone(&self.shared), self.inbox.clone(), hub)
     }
 }
 

@@ -1,7 +1,7 @@
 //! A member's life: recover, serve, hand over, end.
 
 use crate::{
-    actors::{Done, Inbound, Member, NodeFront, Parts, PeerInbox, ReplicaActor, Shared, TellReplica},
+    actors::{Inbound, LogActor, LogParts, Member, MemberHandle, PeerInbox, Shared, StateActor, StateParts, TellLog, store_done},
     clock::Clock,
     config::{ClusterState, Config},
     data_dir::DataDir,
@@ -16,7 +16,7 @@ use actix::{Actor, Arbiter};
 use quorate_core::{
     command::{Command, MemberAttributes},
     consensus::{Limits, Settings},
-    replica::{Replica, SyncLimits},
+    member::{self, Body, MemberSettings, SyncLimits},
     types::MemberId,
     watch::HubLimits,
 };
@@ -28,11 +28,8 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::{
     collections::BTreeSet,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+    sync::{Arc, atomic::AtomicBool},
+    time::{Duration, Instant},
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -99,10 +96,15 @@ async fn serve(config: Config, directory: DataDir, recovered: Recovery, clients:
     let mut chance = ChaCha20Rng::from_os_rng();
     let mut seed = [0; 32];
     chance.fill_bytes(&mut seed);
-    let (events, events_receiver) = mpsc::unbounded_channel();
-    let tell = TellReplica(events.clone());
-    let (wal, _wal_threads) = Wal::start(directory.wal(), tell.clone()).map_err(|error| error.to_string())?;
-    let persister = Persister::start(store, move |event| drop(events.send(Done::State(event)))).map_err(|error| error.to_string())?;
+    let (tell, told) = mpsc::unbounded_channel();
+    let (state_queue, state_inputs) = mpsc::unbounded_channel();
+    let tell_log = TellLog { told: tell.clone(), durable: Arc::default() };
+    let durable = Arc::clone(&tell_log.durable);
+    let (wal, _wal_threads) = Wal::start(directory.wal(), tell_log).map_err(|error| error.to_string())?;
+    let (usage, store_queue) = (store.usage(), state_queue.clone());
+    let stored_bytes = usage.stored_bytes();
+    let persister =
+        Persister::start(store, move |event| drop(store_queue.send(store_done(event, &usage)))).map_err(|error| error.to_string())?;
     let member = Member {
         cluster: identity.cluster,
         member: identity.member,
@@ -127,21 +129,28 @@ async fn serve(config: Config, directory: DataDir, recovered: Recovery, clients:
         seed,
         limits,
     };
-    let replica = Replica::new(settings, log, bootstrap, machine, clock.now())
-        .with_sync_limits(SyncLimits { entries: config.snapshot_count, ..SyncLimits::default() });
-    let arbiter = Arbiter::new();
-    let parts = Parts {
-        replica,
+    let member_settings = MemberSettings {
+        quota_bytes: config.quota_bytes,
+        request_timeout: shared.member.request_timeout,
+        sync: SyncLimits { entries: config.snapshot_count, ..SyncLimits::default() },
+        ..MemberSettings::default()
+    };
+    let (log_half, state_half) = member::open(settings, member_settings, log, bootstrap, machine, stored_bytes, clock.now());
+    let log_parts = LogParts {
+        half: log_half,
         wal,
-        persister,
         transport: transport.clone(),
         shared: Arc::clone(&shared),
         fresh,
         inbox: inbox_receiver,
-        events: events_receiver,
-        tell,
+        told,
+        tell: tell.clone(),
+        state: state_queue,
     };
-    ReplicaActor::start_in_arbiter(&arbiter.handle(), |_| ReplicaActor::new(parts));
+    let state_parts = StateParts { half: state_half, persister, shared: Arc::clone(&shared), queue: state_inputs, log: tell, durable };
+    let (arbiter, state_arbiter) = (Arbiter::new(), Arbiter::new());
+    StateActor::start_in_arbiter(&state_arbiter.handle(), |_| StateActor::new(state_parts));
+    LogActor::start_in_arbiter(&arbiter.handle(), |_| LogActor::new(log_parts));
     for socket in peers {
         serve_peers(&arbiter, transport.clone(), socket)?;
     }
@@ -160,11 +169,12 @@ async fn serve(config: Config, directory: DataDir, recovered: Recovery, clients:
     let handle = server.handle();
     actix_rt::spawn(server);
     let front = served.front();
-    actix_rt::spawn(announce(front, config, shared.member.member, addresses));
+    actix_rt::spawn(announce(front.clone(), config, shared.member.member, addresses));
     let signal = wait_for_signal().await?;
     tracing::info!(target: "quorate", signal, "received signal; shutting down");
-    hand_over(&shared, &inbox).await;
-    shared.stopping.store(true, Ordering::Relaxed);
+    hand_over(&front).await;
+    // A member that is gone takes the process with it.
+    let _ = inbox.send(Inbound::Stop).await;
     let _ = stop_sender.send(true);
     // Streams that never end by themselves are cut here.
     let _ = timeout(DRAIN_TIMEOUT, handle.stop(true)).await;
@@ -232,11 +242,11 @@ fn serve_peers(arbiter: &Arbiter, transport: Transport, socket: Bound) -> Result
 }
 
 /// Tells the cluster this member's name and addresses, and then everyone that it is ready.
-async fn announce(front: NodeFront, config: Config, member: MemberId, addresses: Vec<String>) {
+async fn announce(front: MemberHandle, config: Config, member: MemberId, addresses: Vec<String>) {
     let client_urls: Vec<String> = config.advertise_client_urls.iter().map(ToString::to_string).collect();
     let attributes = MemberAttributes { member, name: config.name.clone(), client_urls };
     let context = Context { deadline: None, require_leader: false, source: Source::Internal, request_bytes: 0 };
-    let is_known = |front: &NodeFront| {
+    let is_known = |front: &MemberHandle| {
         front
             .current()
             .members()
@@ -288,15 +298,13 @@ async fn wait_for_signal() -> Result<&'static str, String> {
 }
 
 /// A leader that stops makes another first, so that nobody has to wait for an election.
-async fn hand_over(shared: &Shared, inbox: &mpsc::Sender<Inbound>) {
-    let own = shared.member.member;
-    let mut led = shared.leadership.subscribe();
-    let leads = led.borrow_and_update().leader == Some(own);
-    if !leads || shared.view.borrow().configuration().voters.len() < 2 || inbox.send(Inbound::HandOver).await.is_err() {
-        return;
-    }
-    match timeout(HAND_OVER_TIMEOUT, led.wait_for(|now| now.leader.is_some_and(|leader| leader != own))).await {
-        Ok(Ok(_)) => sleep(LINGER).await,
-        _ => tracing::warn!(target: "quorate", "no other member took over leadership in time"),
+async fn hand_over(front: &MemberHandle) {
+    let led = front.status().raft;
+    let deadline = Some(Instant::now() + HAND_OVER_TIMEOUT);
+    let context = Context { deadline, require_leader: false, source: Source::Internal, request_bytes: 0 };
+    match front.ask(Body::HandOver, context).await {
+        Ok(_) if led.leader == Some(led.member) => sleep(LINGER).await,
+        Ok(_) => {}
+        Err(refusal) => tracing::warn!(target: "quorate", ?refusal, "no other member took over leadership in time"),
     }
 }

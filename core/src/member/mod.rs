@@ -94,7 +94,7 @@ impl Default for MemberSettings {
 }
 
 /// Opens both halves from what recovery found. `bootstrap` is the configuration of a new cluster, used while the machine has none
-/// stored.
+/// stored; `stored_bytes` is what the state store takes.
 #[must_use]
 pub fn open<R: StateReader>(
     consensus: consensus::Settings,
@@ -102,11 +102,12 @@ pub fn open<R: StateReader>(
     recovered: Recovered,
     bootstrap: Configuration,
     mut machine: Machine<R>,
+    stored_bytes: u64,
     now: Now,
 ) -> (LogHalf, StateHalf<R>) {
     machine.bootstrap(bootstrap.clone());
     let stored = machine.configuration().cloned().unwrap_or(bootstrap);
     let applied = machine.applied().index;
     let sync = settings.sync;
-    (LogHalf::new(consensus, settings, recovered, stored, applied, now), StateHalf::new(machine, sync))
+    (LogHalf::new(consensus, settings, recovered, stored, applied, now), StateHalf::new(machine, sync, stored_bytes))
 }

@@ -118,7 +118,7 @@ struct SyncProgress {
 }
 
 impl<R: StateReader> StateHalf<R> {
-    pub(super) fn new(machine: Machine<R>, sync_limits: SyncLimits) -> Self {
+    pub(super) fn new(machine: Machine<R>, sync_limits: SyncLimits, stored_bytes: u64) -> Self {
         let applied = machine.applied().index;
         Self {
             machine,
@@ -134,7 +134,7 @@ impl<R: StateReader> StateHalf<R> {
             synced: LogIndex::default(),
             synced_before: LogIndex::default(),
             sync: SyncProgress { begun_at: applied, ..SyncProgress::default() },
-            stored_bytes: 0,
+            stored_bytes,
             reported: None,
         }
     }
@@ -212,7 +212,6 @@ impl<R: StateReader> StateHalf<R> {
                 }
                 self.committed.push_back(entries);
             }
-            // What is published may be ahead of what is applied, never behind what was reported.
             Order::Serve { ticket, index, .. } if index <= self.published() => out.push(StateEffect::Answer(ticket, Ok(Answer::Ready))),
             Order::Serve { ticket, deadline, index } => {
                 self.reads.insert((index, ticket), deadline);

@@ -1,23 +1,24 @@
-//! What reaches the replica's thread, from all sides, in two queues.
+//! What reaches the log half's thread, from all sides, in two queues.
 
 use crate::{
-    state::StateEvent,
     transport::{PeerEvent, envelope_bytes},
     wal::{WalError, WalListener},
 };
-use bytes::Bytes;
 use quorate_core::{
-    command::{Refusal, Reply},
-    effect::Proposal,
-    types::{MemberId, ReadId, SegmentId, WriteNumber},
+    member::{LogInput, Report, Request, Ticket, WalDone},
+    types::WriteNumber,
 };
 use quorate_web::ByteBudget;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-/// Inputs from clients and peers waiting for the replica; whoever adds one above that waits.
+/// Inputs from clients and peers waiting for the log half; whoever adds one above that waits.
 pub const INBOX_INPUTS: usize = 65_536;
 
-/// Bytes of other members' messages waiting for the replica; the connection of one that does not fit is not read from meanwhile.
+/// Bytes of other members' messages waiting for the log half; the connection of one that does not fit is not read from meanwhile.
 pub const INBOX_PEER_BYTES: usize = 128 << 20;
 
 /// Where other members' messages enter.
@@ -37,26 +38,19 @@ impl PeerInbox {
     pub async fn deliver(&self, event: PeerEvent) {
         let bytes = if let PeerEvent::Received(envelope) = &event { envelope_bytes(envelope) } else { 0 };
         let share = self.bytes.take(bytes as u64).await;
-        // A replica that is gone takes the process with it.
+        // A member that is gone takes the process with it.
         let _ = self.inbox.send(Inbound::Peer(event, share)).await;
     }
 }
 
 #[derive(Debug)]
 pub enum Inbound {
-    Propose {
-        proposal: Proposal,
-        answer: oneshot::Sender<Result<Reply, Refusal>>,
-    },
-    Read {
-        read: ReadId,
-        answer: oneshot::Sender<Result<(), Refusal>>,
-    },
+    Client(Request),
+    Cancel(Ticket),
     /// With its share of [`INBOX_PEER_BYTES`].
     Peer(PeerEvent, OwnedSemaphorePermit),
-    Transfer(MemberId),
-    /// Hand leadership to whoever is best prepared, and stop once that is done.
-    HandOver,
+    /// Requests that come later are refused.
+    Stop,
 }
 
 impl Inbound {
@@ -67,37 +61,64 @@ impl Inbound {
     }
 }
 
-/// What this member's own threads have done. Unbounded, so that they never wait for the replica, which may wait for them; each
-/// event answers one effect.
-#[derive(Debug)]
-pub enum Done {
-    Durable(WriteNumber),
-    LogRead { segment: SegmentId, offset: u64, bytes: Bytes },
-    WalFailed(WalError),
-    State(StateEvent),
+impl From<Inbound> for LogInput {
+    fn from(inbound: Inbound) -> Self {
+        match inbound {
+            Inbound::Client(request) => Self::Client(request),
+            Inbound::Cancel(ticket) => Self::Cancel(ticket),
+            Inbound::Peer(PeerEvent::Received(envelope), _) => Self::Peer(envelope),
+            Inbound::Peer(PeerEvent::Closed(peer), _) => Self::PeerClosed(peer),
+            Inbound::Peer(PeerEvent::Banned(reason), _) => Self::Banned(reason),
+            Inbound::Stop => Self::Stop,
+        }
+    }
 }
 
-/// Tells the replica what the log's thread has done.
-#[derive(Clone, Debug)]
-pub struct TellReplica(pub mpsc::UnboundedSender<Done>);
+/// What this member's own threads tell the log half. Unbounded, so that they never wait for it, which may wait for them; each
+/// answers one effect.
+#[derive(Debug)]
+pub enum Told {
+    Wal(WalDone),
+    State(Report),
+}
 
-impl WalListener for TellReplica {
+impl From<Told> for LogInput {
+    fn from(told: Told) -> Self {
+        match told {
+            Told::Wal(done) => Self::Wal(done),
+            Told::State(report) => Self::State(report),
+        }
+    }
+}
+
+/// Tells the log half what the log's thread has done.
+#[derive(Clone, Debug)]
+pub struct TellLog {
+    pub told: mpsc::UnboundedSender<Told>,
+    /// The newest durable write, for whoever asserts that something is.
+    pub durable: Arc<AtomicU64>,
+}
+
+impl WalListener for TellLog {
     fn durable(&mut self, number: WriteNumber) {
+        self.durable.fetch_max(number.0, Ordering::AcqRel);
         // At the end of the process nobody listens.
-        let _ = self.0.send(Done::Durable(number));
+        let _ = self.told.send(Told::Wal(WalDone::Durable(number)));
     }
 
     fn failed(&mut self, error: WalError) {
-        let _ = self.0.send(Done::WalFailed(error));
+        let _ = self.told.send(Told::Wal(WalDone::Failed(format!("nothing more can be made durable: {error}"))));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
     use quorate_core::{
         consensus::{Envelope, Message},
-        types::{Boot, RequestId, Term},
+        effect::Proposal,
+        types::{Boot, MemberId, RequestId, Term},
     };
 
     #[tokio::test]
@@ -124,8 +145,8 @@ mod tests {
         for _ in 1..INBOX_INPUTS {
             peers.deliver(closed()).await;
         }
-        sender.send(Inbound::HandOver).await.unwrap();
-        assert!(sender.try_send(Inbound::HandOver).is_err(), "a client waits");
+        sender.send(Inbound::Stop).await.unwrap();
+        assert!(sender.try_send(Inbound::Stop).is_err(), "a client waits");
         let mut waiting = Box::pin(peers.deliver(closed()));
         assert!(futures::poll!(&mut waiting).is_pending(), "and so does a peer");
         receiver.recv().await;

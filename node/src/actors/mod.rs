@@ -1,13 +1,19 @@
-//! actix actors that host the pure ones: the replica on a thread of its own, a watch hub on each worker, and the front they share.
+//! actix actors that host the pure ones: the two halves of the member on a thread each, a watch hub on each worker, and the handle
+//! that the client surfaces call.
 
-mod front;
+mod handle;
 mod inbox;
-mod replica;
+mod log;
 mod shared;
+mod state;
+mod tickets;
+mod timer;
 mod watch;
 
-pub use front::NodeFront;
-pub use inbox::{Done, INBOX_INPUTS, INBOX_PEER_BYTES, Inbound, PeerInbox, TellReplica};
-pub use replica::{Parts, ReplicaActor};
+pub use handle::MemberHandle;
+pub use inbox::{INBOX_INPUTS, INBOX_PEER_BYTES, Inbound, PeerInbox, TellLog, Told};
+pub use log::{LogActor, LogParts};
 pub use shared::{Leadership, Member, PROPOSALS_BYTES, Shared};
+pub use state::{StateActor, StateParts, StateQueue, store_done};
+pub use tickets::Tickets;
 pub use watch::{HubActor, HubHandle};

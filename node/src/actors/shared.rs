@@ -1,5 +1,6 @@
-//! What the replica publishes and every other thread reads.
+//! What the member's two halves publish and every other thread reads.
 
+use super::Tickets;
 use crate::{clock::Clock, state::FjallReader, state::Usage};
 use quorate_core::{
     command::RaftStatus,
@@ -9,10 +10,7 @@ use quorate_core::{
 use quorate_web::ByteBudget;
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 use tokio::sync::watch;
@@ -33,10 +31,10 @@ pub struct Member {
     pub cluster: ClusterId,
     pub member: MemberId,
     pub boot: Boot,
-    /// `None`: unlimited.
+    /// For whoever shows it; `None`: unlimited.
     pub quota_bytes: Option<u64>,
     pub max_request_bytes: usize,
-    /// How long a request may take at most.
+    /// How long a request may wait to reach the member.
     pub request_timeout: Duration,
     pub election_timeout: Duration,
 }
@@ -51,12 +49,11 @@ pub struct Shared {
     pub leadership: watch::Sender<Leadership>,
     /// The newest floor below which this member has swept everything.
     pub swept: watch::Sender<Revision>,
-    /// No new request is taken.
-    pub stopping: AtomicBool,
     pub streams: AtomicU64,
+    /// Who waits for which answer.
+    pub tickets: Tickets,
     /// Bytes of proposals on their way; see [`PROPOSALS_BYTES`].
     pub proposals: ByteBudget,
-    sequence: AtomicU64,
     status: Mutex<RaftStatus>,
 }
 
@@ -77,17 +74,11 @@ impl Shared {
             view: watch::Sender::new(view),
             leadership: watch::Sender::new(Leadership::default()),
             swept: watch::Sender::new(Revision(0)),
-            stopping: AtomicBool::new(false),
             streams: AtomicU64::new(0),
+            tickets: Tickets::default(),
             proposals: ByteBudget::new(PROPOSALS_BYTES),
-            sequence: AtomicU64::new(0),
             status: Mutex::new(status),
         }
-    }
-
-    /// A number for a request or read id; never given twice in one life.
-    pub fn next_sequence(&self) -> u64 {
-        self.sequence.fetch_add(1, Ordering::Relaxed)
     }
 
     #[must_use]
@@ -97,11 +88,6 @@ impl Shared {
 
     pub(super) fn set_status(&self, status: RaftStatus) {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
-    }
-
-    #[must_use]
-    pub fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed)
     }
 }
 

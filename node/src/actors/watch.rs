@@ -1,11 +1,11 @@
 //! Hosts a watch hub: one on each worker, for that worker's streams.
 
-use super::{Shared, replica::batches};
+use super::{Shared, log::batches, timer::Timer};
 use crate::state::FjallReader;
-use actix::{Actor, AsyncContext, Context, SpawnHandle, StreamHandler};
+use actix::{Actor, AsyncContext, Context, StreamHandler};
 use quorate_core::{
     mvcc::View,
-    types::{Monotonic, StreamId},
+    types::StreamId,
     watch::{Hub, HubEffect, HubInput, HubLimits, WatchResponse},
 };
 use quorate_web::front::WatchStreamRequest;
@@ -49,7 +49,7 @@ pub struct HubActor {
     /// Streams that were handed something, or took something, since the last turn.
     touched: Vec<StreamId>,
     effects: Vec<HubEffect>,
-    timer: Option<(Monotonic, SpawnHandle)>,
+    timer: Timer,
 }
 
 impl fmt::Debug for HubActor {
@@ -64,7 +64,16 @@ impl HubActor {
     pub fn start_here(shared: Arc<Shared>, limits: HubLimits) -> HubHandle {
         let (sender, queue) = mpsc::channel(HUB_REQUESTS);
         let hub = Hub::new(limits, shared.view.borrow().clone(), shared.clock.now());
-        Self { hub, shared, queue: Some(queue), streams: HashMap::new(), touched: Vec::new(), effects: Vec::new(), timer: None }.start();
+        Self {
+            hub,
+            shared,
+            queue: Some(queue),
+            streams: HashMap::new(),
+            touched: Vec::new(),
+            effects: Vec::new(),
+            timer: Timer::default(),
+        }
+        .start();
         HubHandle(sender)
     }
 
@@ -118,20 +127,12 @@ impl HubActor {
                 client.full.send_if_modified(|full| std::mem::replace(full, is_full) != is_full);
             }
         }
-        let deadline = self.hub.deadline();
-        if deadline == Monotonic::NEVER || self.timer.as_ref().is_some_and(|(armed, _)| *armed <= deadline) {
-            return;
-        }
-        if let Some((_, handle)) = self.timer.take() {
-            ctx.cancel_future(handle);
-        }
-        let wait = deadline.since(self.shared.clock.now().monotonic);
-        let handle = ctx.run_later(wait, |actor, ctx| {
-            actor.timer = None;
+        let (clock, deadline) = (self.shared.clock, self.hub.deadline());
+        self.timer.arm(ctx, clock, deadline, |actor, ctx| {
+            actor.timer.fired();
             actor.step(HubInput::Wake);
             actor.finish(ctx);
         });
-        self.timer = Some((deadline, handle));
     }
 }
 

@@ -69,7 +69,13 @@ impl Usage {
     /// Rows of all uncompacted revisions, and of keys that outlived a compaction.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        [&self.recent, &self.settled, &self.queued].iter().map(|part| part.load(Ordering::Relaxed)).sum()
+        self.stored_bytes() + self.queued.load(Ordering::Relaxed)
+    }
+
+    /// Without what is on its way to the store.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        self.recent.load(Ordering::Relaxed) + self.settled.load(Ordering::Relaxed)
     }
 }
 

@@ -14,7 +14,7 @@ use quorate_core::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fmt, io,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::{
@@ -275,9 +275,6 @@ async fn receive(transport: &Transport, stream: &mut TcpStream, buffer: &mut Byt
             Frame::Ping => {}
             Frame::Message(envelope) if envelope.from != peer.member => return End::Foreign("a message in another member's name"),
             Frame::Message(envelope) => {
-                if matches!(envelope.message, quorate_core::consensus::Message::Append { .. }) {
-                    settings.fresh.store(false, Ordering::Relaxed);
-                }
                 (settings.deliver)(PeerEvent::Received(envelope)).await;
             }
             Frame::Leave(answer) => {
