@@ -23,7 +23,6 @@ pub mod machine;
 pub mod member;
 pub mod mutant;
 pub mod mvcc;
-pub mod replica;
 pub mod storage;
 pub mod types;
 pub mod wal;

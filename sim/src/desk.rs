@@ -3,17 +3,16 @@
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::convert::{self, Served};
 use crate::invariants::Checker;
-use crate::member::Life;
+use crate::member::{Asked, Life};
 use crate::schedule::FaultClass;
 use crate::store::SimReader;
 use crate::workload::{Answer, Ask, Tell};
 use crate::world::{Event, Phase, World};
 use quorate_checker::history::{Delivery, Event as Change, OpId, Outcome, Record, Refused, Request, Response, Watch};
-use quorate_core::command::{Refusal, Reply};
-use quorate_core::effect::Proposal;
-use quorate_core::machine::{encode_command, validate};
-use quorate_core::replica::ReplicaInput;
-use quorate_core::types::{Monotonic, ReadId, RequestId, StreamId, WatchId};
+use quorate_core::command::{Alarm, AlarmChange, AlarmKind, Command, OpReply, Refusal};
+use quorate_core::machine::validate;
+use quorate_core::member::{Answer as MemberAnswer, Body, LogInput, Request as MemberRequest, Ticket, prepare};
+use quorate_core::types::{Monotonic, StreamId, WatchId};
 use quorate_core::watch::{Canceled, HubEffect, HubInput, WatchResponse};
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -34,6 +33,9 @@ pub(crate) struct Operation {
     life: u64,
     request: Option<Request>,
     pub(crate) invoked: Nanos,
+    /// How long its client lets the member take; `None`: as long as that likes.
+    deadline: Option<Nanos>,
+    ticket: Option<Ticket>,
 }
 
 #[derive(Debug)]
@@ -65,6 +67,7 @@ pub(crate) struct Desk {
     pub(crate) completed: u64,
     next_stream: u64,
     probes: u64,
+    relief_planned: bool,
 }
 
 impl World {
@@ -142,10 +145,15 @@ impl World {
         self.desk.history.push(Record::Invoke { op, client: name, at: self.now, request: request.clone() });
         self.desk.invoked += 1;
         let life = self.members[member].life_number;
-        self.desk.ops.insert(op, Operation { client, member, life, request: Some(request), invoked: self.now });
+        // The world's own clients are patient: they ask whether a member serves at all.
+        let is_hurried = client.is_some() && self.latency.permille(self.parameters.hurried_permille);
+        let deadline = is_hurried.then(|| self.latency.tailed(5 * MILLISECOND, 3 * SECOND));
+        let leaves = client.is_some() && self.latency.permille(self.parameters.leaving_permille);
+        let patience = if leaves { self.latency.tailed(MILLISECOND, 2 * SECOND) } else { self.parameters.patience };
+        self.desk.ops.insert(op, Operation { client, member, life, request: Some(request), invoked: self.now, deadline, ticket: None });
         let way = self.way();
         self.after(way, Event::Request { op });
-        self.after(self.parameters.patience, Event::GiveUp { op });
+        self.after(patience, Event::GiveUp { op, leaves });
     }
 
     /// A put by the world itself, to a member; true in the history like any other.
@@ -160,81 +168,124 @@ impl World {
 
     pub(crate) fn on_request(&mut self, op: OpId) {
         let Some(operation) = self.desk.ops.get_mut(&op) else { return };
-        let member = operation.member;
+        let (member, deadline) = (operation.member, operation.deadline);
         let request = operation.request.take().expect("a request arrives once");
         let process = &mut self.members[member];
         let alive = operation.life == process.life_number;
-        let Some(life) = process.life.as_mut().filter(|life| alive && !life.booting) else {
+        let Some(life) = process.life.as_mut().filter(|_| alive) else {
             return self.reply(op, Outcome::Refused(Refused::Other("connection refused".into())));
         };
-        match convert::served(&request) {
+        let (body, served) = match convert::served(&request) {
             Served::Range(range) if range.serializable => {
                 let outcome = outcome_of(life.view.range(&range).map(|reply| convert::range_response(&reply)));
-                self.reply(op, outcome);
+                return self.reply(op, outcome);
             }
             Served::Propose(command) => {
                 if let Err(refusal) = validate(&command, TXN_OPS_MAX) {
                     return self.reply(op, Outcome::Refused(convert::refused(&refusal)));
                 }
-                life.sequence += 1;
-                life.proposals.insert(life.sequence, op);
-                let request = RequestId { member: process.id, boot: life.boot, sequence: life.sequence };
-                self.tell(member, ReplicaInput::Propose(vec![Proposal { request, command: encode_command(&command) }]));
+                (Body::Propose(prepare(process.id, &command, 0, usize::MAX).expect("of no size")), None)
             }
-            served => {
-                life.sequence += 1;
-                life.reads.insert(life.sequence, (op, served));
-                let read = ReadId { member: process.id, boot: life.boot, sequence: life.sequence };
-                self.tell(member, ReplicaInput::Read(read));
-            }
-        }
-    }
-
-    pub(crate) fn on_read_ready(&mut self, member: usize, read: ReadId) {
-        let life = self.members[member].life.as_mut().expect("lives");
-        let Some((op, served)) = life.reads.remove(&read.sequence) else {
-            return self.checks.report(Checker::Health, || format!("member {member} answers read {read}, which it was not asked"));
+            read => (Body::Read, Some(read)),
         };
-        let answer = match served {
-            Served::Range(range) => life.view.range(&range).map(|reply| convert::range_response(&reply)),
-            Served::ReadTxn(txn) => life.view.read_txn(&txn).map(|reply| convert::op_response(&quorate_core::command::OpReply::Txn(reply))),
-            Served::Propose(_) => unreachable!("proposals are not reads"),
-        };
-        self.reply(op, outcome_of(answer));
+        let ticket = life.open_ticket(Some(op), served, self.checks.committed());
+        self.desk.ops.get_mut(&op).expect("just seen").ticket = Some(ticket);
+        let now = process.clock.now(self.now).monotonic;
+        let deadline = deadline.map(|after| now + std::time::Duration::from_nanos(after));
+        self.tell(member, LogInput::Client(MemberRequest { ticket, deadline, require_leader: op.is_multiple_of(16), body }));
     }
 
-    pub(crate) fn on_read_refused(&mut self, member: usize, read: ReadId, refusal: &Refusal) {
-        let life = self.members[member].life.as_mut().expect("lives");
-        if let Some((op, _)) = life.reads.remove(&read.sequence) {
-            self.reply(op, Outcome::Refused(Refused::Other(format!("{refusal:?}"))));
+    /// A request of the world's own, whose answer nobody looks at.
+    pub(crate) fn ask_quietly(&mut self, member: usize, body: Body) {
+        let committed = self.checks.committed();
+        if let Some(life) = self.members[member].life.as_mut() {
+            let ticket = life.open_ticket(None, None, committed);
+            self.tell(member, LogInput::Client(MemberRequest { ticket, deadline: None, require_leader: false, body }));
         }
     }
 
-    pub(crate) fn on_answer(&mut self, member: usize, request: RequestId, answer: Result<Reply, Refusal>) {
+    /// Every ticket is answered once, and none after its answer.
+    pub(crate) fn on_answer(&mut self, member: usize, ticket: Ticket, answer: Result<MemberAnswer, Refusal>) {
         let life = self.members[member].life.as_mut().expect("lives");
-        let expected = request.boot == life.boot && request.member == self.members[member].id;
-        let life = self.members[member].life.as_mut().expect("lives");
-        if expected && request.sequence <= life.sequence && !life.proposals.contains_key(&request.sequence) {
-            // It ended as unknown when its leader was lost, and was done after all.
-            return;
-        }
-        let Some(op) = life.proposals.remove(&request.sequence).filter(|_| expected) else {
-            return self.checks.report(Checker::Health, || format!("member {member} answers request {request}, which it was not asked"));
+        let Some(asked) = life.asked.remove(&ticket) else {
+            return self
+                .checks
+                .report(Checker::Health, || format!("member {member} answers {ticket}, which it was not asked, or answered"));
         };
         if let Err(Refusal::TooManyRequests) = answer
             && self.parameters.tiny
         {
             self.tally.mattered(FaultClass::Tiny);
         }
+        if asked.must_refuse && answer.is_ok() {
+            return self.checks.report(Checker::Quota, || format!("member {member} took {ticket}, which grows its store beyond the quota"));
+        }
+        let Some(op) = asked.op.filter(|_| !asked.cancelled) else { return };
         let outcome = match answer {
-            Ok(reply) => match convert::response(&reply) {
-                Some(response) => Outcome::Ok { response, rank: self.checks.index_of(request) },
-                None => return self.checks.report(Checker::Health, || format!("request {request} was answered {reply:?}")),
+            Ok(MemberAnswer::Reply(reply)) => match convert::response(&reply) {
+                Some(response) => Outcome::Ok { response, rank: asked.rank.map(|rank| rank.0) },
+                None => return self.checks.report(Checker::Health, || format!("{ticket} was answered {reply:?}")),
             },
+            Ok(MemberAnswer::Ready) => return self.serve(member, op, asked),
+            Ok(MemberAnswer::Transferred) => unreachable!("only the world asks for transfers"),
             Err(Refusal::OutcomeUnknown) => Outcome::Unknown,
             Err(refusal) => Outcome::Refused(convert::refused(&refusal)),
         };
         self.reply(op, outcome);
+    }
+
+    /// A read is answered from the view published last.
+    fn serve(&mut self, member: usize, op: OpId, asked: Asked) {
+        let view = &self.members[member].life.as_ref().expect("lives").view;
+        let (seen, committed) = (view.applied().index, asked.committed);
+        let answer = match asked.served {
+            Some(Served::Range(range)) => view.range(&range).map(|reply| convert::range_response(&reply)),
+            Some(Served::ReadTxn(txn)) => view.read_txn(&txn).map(|reply| convert::op_response(&OpReply::Txn(reply))),
+            Some(Served::Propose(_)) | None => unreachable!("proposals are not reads"),
+        };
+        if seen < committed {
+            return self.checks.report(Checker::ReadSeesCommitted, || {
+                format!("operation {op} reads at member {member} what is applied to {seen}, but {committed} was committed when it arrived")
+            });
+        }
+        self.reply(op, outcome_of(answer));
+    }
+
+    /// A write was refused by the quota: somebody makes room after a while.
+    pub(crate) fn on_quota_exceeded(&mut self) {
+        self.tally.mattered(FaultClass::Quota);
+        if !std::mem::replace(&mut self.desk.relief_planned, true) {
+            let delay = self.latency.tailed(200 * MILLISECOND, 3 * SECOND);
+            self.after(delay, Event::Relief);
+        }
+    }
+
+    /// An operator compacts, and lowers the alarms once that had time to work.
+    pub(crate) fn on_relief(&mut self) {
+        self.desk.relief_planned = false;
+        let Some(member) = self.alive().next() else { return self.on_quota_exceeded() };
+        let revision = self.clients.iter().map(|client| client.port.meeting.borrow().revision).max().unwrap_or_default();
+        self.desk.probes += 1;
+        let name = PROBES + member as u32;
+        let op = u64::from(name) * 1_000_000 + self.desk.probes;
+        self.invoke(None, name, member, op, Request::Compact { revision });
+        self.after(SECOND, Event::Disarm);
+    }
+
+    pub(crate) fn on_disarm(&mut self) {
+        let alarmed: Vec<_> = self.members.iter().map(|process| process.id).collect();
+        let Some(member) = self.alive().next() else { return self.on_quota_exceeded() };
+        for id in alarmed {
+            let alarm = Alarm { member: id, kind: AlarmKind::NoSpace };
+            let command = Command::Alarm(AlarmChange { alarm, active: false });
+            let prepared = prepare(self.members[member].id, &command, 0, usize::MAX).expect("of no size");
+            self.ask_quietly(member, Body::Propose(prepared));
+        }
+        let view = self.members[member].life.as_ref().map(|life| life.view.alarms().len());
+        if view.is_some_and(|alarms| alarms > 0) {
+            // The disarming may not get through, so look again.
+            self.on_quota_exceeded();
+        }
     }
 
     fn reply(&mut self, op: OpId, outcome: Outcome) {
@@ -262,10 +313,18 @@ impl World {
         }
     }
 
-    pub(crate) fn on_give_up(&mut self, op: OpId) {
+    pub(crate) fn on_give_up(&mut self, op: OpId, leaves: bool) {
         let Some(operation) = self.desk.ops.get(&op) else { return };
         let (member, invoked) = (operation.member, operation.invoked);
-        if let Some(alive_since) = self.cut.alive_since
+        if let Some(ticket) = operation.ticket
+            && self.members[member].life_number == operation.life
+            && let Some(asked) = self.members[member].life.as_mut().and_then(|life| life.asked.get_mut(&ticket))
+        {
+            asked.cancelled = true;
+            self.tell(member, LogInput::Cancel(ticket));
+        }
+        if !leaves
+            && let Some(alive_since) = self.cut.alive_since
             && invoked >= alive_since
         {
             self.checks.report(Checker::Liveness, || {
@@ -280,7 +339,7 @@ impl World {
 
     /// The process that served these is gone.
     pub(crate) fn break_connections(&mut self, life: &Life) {
-        let ops: Vec<OpId> = life.proposals.values().copied().chain(life.reads.values().map(|(op, _)| *op)).collect();
+        let ops: Vec<OpId> = life.asked.values().filter(|asked| !asked.cancelled).filter_map(|asked| asked.op).collect();
         for op in ops {
             self.reply(op, Outcome::Unknown);
         }
@@ -316,7 +375,7 @@ impl World {
     fn live(&mut self, op: OpId) -> Option<(usize, StreamId)> {
         let stream = self.desk.watches.get(&op).filter(|stream| !stream.ended)?;
         let process = &self.members[stream.member];
-        process.life.as_ref().filter(|life| process.life_number == stream.life && !life.booting)?;
+        process.life.as_ref().filter(|life| process.life_number == stream.life && life.log.is_open())?;
         Some((stream.member, stream.stream))
     }
 

@@ -6,7 +6,7 @@ use crate::network::{Disturbance, Links, MEMBERS_MAX, link, links};
 use crate::schedule::{Fault, FaultClass};
 use crate::world::{Event, World};
 use quorate_checker::history::Record;
-use quorate_core::replica::ReplicaInput;
+use quorate_core::member::Body;
 
 /// What a compaction race leaves time for.
 const COMPACTION_MATTERS: u64 = 5 * SECOND;
@@ -116,7 +116,7 @@ impl World {
                 let id = self.members[target].id;
                 if let Some(leader) = (0..self.members.len()).find(|member| self.members[*member].leads() && *member != target) {
                     self.transfer_to = Some((target, self.now + 2 * self.parameters.election));
-                    self.tell(leader, ReplicaInput::Transfer(id));
+                    self.ask_quietly(leader, if item.is_multiple_of(2) { Body::Transfer(id) } else { Body::HandOver });
                     if deaf_ms > 0 {
                         self.tally.fired(FaultClass::OneWay);
                         self.disturb(item as u64, &Fault::OneWay { member: leader, inbound: true, ms: deaf_ms });

@@ -1,7 +1,7 @@
 //! The simulator: the production actors on virtual time, with faults, checked at every step and from outside.
 //!
-//! `schedule` is a seed's plan as data, drawn by `nemesis`; `world` replays it: `hosting` does a host's duties,
-//! `desk` is where clients meet members, `faults` and `phases` are what a schedule asks for. `invariants` watch every step, and
+//! `schedule` is a seed's plan as data, drawn by `nemesis`; `world` replays it: `process` hosts the two halves of a member, as
+//! production does, `log_disk`, `state_store` and `wire` are what they work with, `desk` is where clients meet members, `faults` and `phases` are what a schedule asks for. `invariants` watch every step, and
 //! the checker judges the history at the end. `run` does one seed in a fresh thread, `report` explains.
 
 #[cfg(madsim)]
@@ -21,9 +21,9 @@ mod disk;
 #[cfg(madsim)]
 mod faults;
 #[cfg(madsim)]
-mod hosting;
-#[cfg(madsim)]
 mod invariants;
+#[cfg(madsim)]
+mod log_disk;
 #[cfg(madsim)]
 mod member;
 #[cfg(madsim)]
@@ -35,17 +35,23 @@ mod parameters;
 #[cfg(madsim)]
 mod phases;
 #[cfg(madsim)]
+mod process;
+#[cfg(madsim)]
 mod report;
 #[cfg(madsim)]
 mod run;
 #[cfg(madsim)]
 mod schedule;
 #[cfg(madsim)]
+mod state_store;
+#[cfg(madsim)]
 mod store;
 #[cfg(all(test, madsim))]
 mod tests;
 #[cfg(madsim)]
 mod trace;
+#[cfg(madsim)]
+mod wire;
 #[cfg(madsim)]
 mod workload;
 #[cfg(madsim)]

@@ -7,11 +7,11 @@ use crate::disk::SimDisk;
 use crate::schedule::FaultClass;
 use crate::store::{SimReader, SimStore};
 use quorate_checker::history::OpId;
-use quorate_core::consensus::{Envelope, Role};
+use quorate_core::consensus::{Entry, Payload, Role};
+use quorate_core::member::{Body, LogHalf, LogInput, Owed, Request, StateEffect, StateHalf, StateInput, Ticket};
 use quorate_core::mvcc::View;
-use quorate_core::replica::{Replica, ReplicaInput};
 use quorate_core::storage::{Table, WalOp, WriteBatch};
-use quorate_core::types::{Boot, CommitNumber, MemberId, RevisionId, SegmentId, StreamId, WriteNumber};
+use quorate_core::types::{Boot, CommitNumber, LogIndex, MemberId, RequestId, RevisionId, SegmentId, StreamId, WriteNumber};
 use quorate_core::watch::Hub;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -84,7 +84,6 @@ impl Member {
 pub struct DiskWrite {
     pub number: WriteNumber,
     pub ops: VecDeque<WalOp>,
-    pub then: Vec<Envelope>,
     pub begun: Nanos,
     pub slowed: bool,
     /// Where it ends, and what was known durable when it was made.
@@ -95,43 +94,139 @@ pub struct DiskWrite {
 /// What the store's thread does, in order.
 #[derive(Debug)]
 pub enum StoreTask {
-    Commit(CommitNumber, WriteBatch),
+    Persist(CommitNumber, WriteBatch),
     Sync,
     Retire(Table, RevisionId),
+}
+
+/// A request that a member was asked and has not answered.
+#[derive(Debug)]
+pub struct Asked {
+    /// `None`: the world itself asked, and looks at no answer.
+    pub op: Option<OpId>,
+    /// How to serve a read, once it may be.
+    pub served: Option<Served>,
+    /// What was committed anywhere when it arrived: a read must see it.
+    pub committed: LogIndex,
+    /// The quota forbade it when the member took it.
+    pub must_refuse: bool,
+    /// Where its entry stands in the log.
+    pub rank: Option<LogIndex>,
+    /// Nobody waits for it any more.
+    pub cancelled: bool,
 }
 
 /// What lives in the process and dies with it.
 #[derive(Debug)]
 pub struct Life {
-    pub replica: Replica<SimReader>,
+    pub boot: Boot,
+    pub log: LogHalf,
+    pub state: StateHalf<SimReader>,
     pub hub: Hub<SimReader>,
     pub view: Arc<View<SimReader>>,
-    pub boot: Boot,
     pub role: Role,
     /// Append messages with entries that still leave it: a storm took the rest.
     pub appends_left: Option<u64>,
-    /// Until the boot is durable nothing is heard and nobody served.
-    pub booting: bool,
-    pub inbox: VecDeque<ReplicaInput<SimReader>>,
+    /// Its disk has failed: it ends itself soon, and comes back after so long.
+    pub down: Option<Nanos>,
+    pub inbox: VecDeque<LogInput>,
+    pub state_inbox: VecDeque<StateInput<SimReader>>,
+    /// What the state half's last turn brought and nobody has seen yet.
+    pub state_effects: VecDeque<StateEffect<SimReader>>,
     pub run_planned: bool,
-    pub state_planned: bool,
-    pub slice_planned: bool,
+    pub state_busy: bool,
+    pub work_planned: bool,
     pub wake_planned: Option<Nanos>,
+    pub state_wake_planned: Option<Nanos>,
     pub hub_wake_planned: Option<Nanos>,
     pub writes: VecDeque<DiskWrite>,
     pub disk_busy: bool,
-    /// Reported durable to the replica, and as it was when it last flushed.
+    /// Reported durable to the log half, and as it was when it last flushed.
     pub reported: WriteNumber,
     pub reported_at_flush: WriteNumber,
     /// Ends of writes that the log may come to vouch for.
     pub ends: VecDeque<(WriteNumber, (SegmentId, u64))>,
     pub tasks: VecDeque<StoreTask>,
     pub store_busy: bool,
-    pub committed: CommitNumber,
-    pub sequence: u64,
-    pub proposals: BTreeMap<u64, OpId>,
-    pub reads: BTreeMap<u64, (OpId, Served)>,
+    pub persisted: CommitNumber,
+    /// What the log half knows the state store to take.
+    pub stored_bytes: u64,
+    next_ticket: u64,
+    pub asked: BTreeMap<Ticket, Asked>,
     pub streams: BTreeMap<StreamId, OpId>,
+}
+
+impl Life {
+    #[must_use]
+    pub fn new(
+        boot: Boot,
+        log: LogHalf,
+        state: StateHalf<SimReader>,
+        hub: Hub<SimReader>,
+        view: Arc<View<SimReader>>,
+        stored_bytes: u64,
+    ) -> Self {
+        Self {
+            boot,
+            log,
+            state,
+            hub,
+            view,
+            role: Role::Follower,
+            appends_left: None,
+            down: None,
+            inbox: VecDeque::new(),
+            state_inbox: VecDeque::new(),
+            state_effects: VecDeque::new(),
+            run_planned: false,
+            state_busy: false,
+            work_planned: false,
+            wake_planned: None,
+            state_wake_planned: None,
+            hub_wake_planned: None,
+            writes: VecDeque::new(),
+            disk_busy: false,
+            reported: WriteNumber::default(),
+            reported_at_flush: WriteNumber::default(),
+            ends: VecDeque::new(),
+            tasks: VecDeque::new(),
+            store_busy: false,
+            persisted: CommitNumber::default(),
+            stored_bytes,
+            next_ticket: 0,
+            asked: BTreeMap::new(),
+            streams: BTreeMap::new(),
+        }
+    }
+
+    /// Takes note of a request on its way into the log half.
+    pub fn open_ticket(&mut self, op: Option<OpId>, served: Option<Served>, committed: LogIndex) -> Ticket {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        self.asked.insert(ticket, Asked { op, served, committed, must_refuse: false, rank: None, cancelled: false });
+        ticket
+    }
+
+    /// Whether the quota forbids a request, as the log half takes it.
+    pub fn judge_growth(&mut self, request: &Request, quota_bytes: Option<u64>) {
+        if let (Body::Propose(prepared), Some(quota)) = (&request.body, quota_bytes)
+            && let Some(asked) = self.asked.get_mut(&request.ticket)
+            && self.log.is_open()
+        {
+            asked.must_refuse = prepared.growth_bytes > 0 && self.stored_bytes + prepared.growth_bytes > quota;
+        }
+    }
+
+    /// Takes note of where the requests of this life stand in the log.
+    pub fn rank(&mut self, member: MemberId, entries: &[Entry], owed: &[Owed]) {
+        for owed in owed {
+            let own = RequestId { member, boot: self.boot, sequence: owed.sequence };
+            let stands = |entry: &&Entry| matches!(&entry.payload, Payload::Command { request, .. } if *request == own);
+            if let (Some(entry), Some(asked)) = (entries.iter().find(stands), self.asked.get_mut(&owed.ticket)) {
+                asked.rank = Some(entry.id.index);
+            }
+        }
+    }
 }
 
 /// How often each class of fault struck in a run, and how often it met something that it could change.

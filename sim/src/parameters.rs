@@ -6,26 +6,33 @@ use crate::schedule::{Fault, Schedule};
 use crate::workload::Habits;
 use quorate_core::consensus::Limits;
 use quorate_core::machine::MachineLimits;
-use quorate_core::replica::SyncLimits;
+use quorate_core::member::{MemberSettings, SyncLimits};
 use quorate_core::wal::WalSettings;
 use quorate_core::watch::HubLimits;
 use std::time::Duration;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Parameters {
     pub heartbeat: Nanos,
     pub election: Nanos,
     pub tiny: bool,
     pub limits: Limits,
     pub machine: MachineLimits,
-    pub sync: SyncLimits,
+    pub member: MemberSettings,
     pub wal: WalSettings,
     pub hub: HubLimits,
     pub habits: Habits,
     /// A client gives up after so long.
     pub patience: Nanos,
-    /// Between the two flushes of a replica, at most.
+    /// Of a thousand requests, how many name a deadline of their own, and how many are left by their clients early.
+    pub hurried_permille: u64,
+    pub leaving_permille: u64,
+    /// From an input of the state half until it runs, at most.
     pub apply_delay: Nanos,
+    /// What applying an entry takes.
+    pub apply_cost: Nanos,
+    /// What some entries take beside that, at most.
+    pub apply_stall: Nanos,
 }
 
 impl Parameters {
@@ -38,7 +45,17 @@ impl Parameters {
         let mut hub = HubLimits { progress_interval: Duration::from_millis(chance.between(1_000, 8_000)), ..HubLimits::default() };
         let mut machine = MachineLimits { slice_rows: chance.between(1, 100) as usize, ..MachineLimits::default() };
         let mut wal = WalSettings { segment_bytes: 128 << 10, spare_segments: 2 };
-        let sync = SyncLimits { entries: chance.between(20, 300), ..SyncLimits::default() };
+        let mut member = MemberSettings {
+            last_words: Duration::from_millis(2),
+            sync: SyncLimits { entries: chance.between(20, 300), bytes: chance.between(4 << 10, 256 << 10) as usize },
+            ..MemberSettings::default()
+        };
+        member.limits.read_retry = Duration::from_millis(chance.between(50, 500));
+        member.limits.read_pause = Duration::from_millis(chance.between(1, 20));
+        // A full store refuses writes until an operator comes, which a cut that must be survived leaves no time for.
+        if schedule.trap.is_none() && chance.permille(150) {
+            member.quota_bytes = Some(chance.between(12 << 10, 120 << 10));
+        }
         if chance.permille(500) {
             machine.recent_bytes = chance.between(0, 8 << 10) as usize;
             limits.tail_bytes = chance.between(0, 16 << 10) as usize;
@@ -56,6 +73,7 @@ impl Parameters {
             limits.forward_window = chance.between(16, 64) as usize;
             machine.unpersisted_bytes = chance.between(500, 8_000) as usize;
             hub.stream_bytes = chance.between(100, 2_000) as usize;
+            member.limits.tickets = chance.between(16, 64) as usize;
             wal.segment_bytes = chance.between(4 << 10, 16 << 10);
             wal.spare_segments = chance.below(3) as usize;
         }
@@ -70,12 +88,16 @@ impl Parameters {
             tiny,
             limits,
             machine,
-            sync,
+            member,
             wal,
             hub,
             habits,
             patience: 5_000 * MILLISECOND,
+            hurried_permille: chance.between(0, 200),
+            leaving_permille: chance.between(0, 60),
             apply_delay: chance.tailed(100_000, 5 * MILLISECOND),
+            apply_cost: chance.tailed(2_000, MILLISECOND),
+            apply_stall: if chance.permille(200) { chance.tailed(50 * MILLISECOND, 1_500 * MILLISECOND) } else { 0 },
         }
     }
 }

@@ -141,10 +141,7 @@ impl World {
     }
 
     fn max_term(&self) -> Term {
-        self.alive()
-            .filter_map(|member| self.members[member].life.as_ref().map(|life| life.replica.status().term))
-            .max()
-            .unwrap_or_default()
+        self.alive().filter_map(|member| self.members[member].life.as_ref().map(|life| life.log.status().term)).max().unwrap_or_default()
     }
 
     pub(crate) fn on_probed(&mut self, op: OpId, outcome: &Outcome) {
@@ -156,8 +153,8 @@ impl World {
         let alive = self.cut.probes.contains(&op);
         let refused = match outcome {
             Outcome::Ok { .. } => false,
-            // A full window is an answer.
-            Outcome::Refused(Refused::Other(why)) => why != "TooManyRequests",
+            // A full window is an answer, and so is a full store.
+            Outcome::Refused(Refused::Other(why)) => why != "TooManyRequests" && why != "NoSpace",
             Outcome::Refused(_) | Outcome::Unknown => true,
         };
         if alive && refused {
@@ -173,7 +170,7 @@ impl World {
         let committed = self.checks.committed();
         for member in self.alive() {
             let life = self.members[member].life.as_ref().expect("alive");
-            let (status, applied) = (life.replica.status(), life.view.applied().index);
+            let (status, applied) = (life.log.status(), life.view.applied().index);
             if applied != committed || status.committed != committed {
                 return Some(format!("member {member} has committed {} and applied {applied} of {committed}", status.committed));
             }

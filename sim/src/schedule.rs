@@ -147,10 +147,12 @@ pub enum FaultClass {
     Compaction,
     Transfer,
     Tiny,
+    /// The quota of the state store is small in this run.
+    Quota,
 }
 
 impl FaultClass {
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Kill,
         Self::Torn,
         Self::KillAll,
@@ -175,6 +177,7 @@ impl FaultClass {
         Self::Compaction,
         Self::Transfer,
         Self::Tiny,
+        Self::Quota,
     ];
 
     #[must_use]
@@ -205,6 +208,7 @@ impl FaultClass {
             Self::Compaction => "a reader or watcher was refused what was compacted",
             Self::Transfer => "the target was elected",
             Self::Tiny => "a message or window was filled to its limit, or a WAL segment was left for a new one",
+            Self::Quota => "a write was refused because it would exceed the quota",
         }
     }
 }

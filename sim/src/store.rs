@@ -21,6 +21,12 @@ type Chunk = Arc<BTreeMap<Bytes, Bytes>>;
 struct State {
     /// Chunks in key order: every key of a chunk is below every key of the next.
     tables: [BTreeMap<u64, Chunk>; TABLES],
+    /// Bytes of all rows.
+    bytes: u64,
+}
+
+fn row_bytes(key: &Bytes, value: &Bytes) -> u64 {
+    (key.len() + value.len()) as u64
 }
 
 fn chunk_of(table: Table, key: &[u8]) -> u64 {
@@ -36,11 +42,16 @@ impl State {
             match row {
                 RowOp::Put { table, key, value } => {
                     let chunk = self.tables[*table as usize].entry(chunk_of(*table, key)).or_default();
-                    Arc::make_mut(chunk).insert(key.clone(), value.clone());
+                    self.bytes += row_bytes(key, value);
+                    if let Some(replaced) = Arc::make_mut(chunk).insert(key.clone(), value.clone()) {
+                        self.bytes -= row_bytes(key, &replaced);
+                    }
                 }
                 RowOp::Delete { table, key } => {
-                    if let Some(chunk) = self.tables[*table as usize].get_mut(&chunk_of(*table, key)) {
-                        Arc::make_mut(chunk).remove(key);
+                    if let Some(chunk) = self.tables[*table as usize].get_mut(&chunk_of(*table, key))
+                        && let Some(removed) = Arc::make_mut(chunk).remove(key)
+                    {
+                        self.bytes -= row_bytes(key, &removed);
                     }
                 }
             }
@@ -51,10 +62,16 @@ impl State {
         let end = recent_key(below);
         let last = chunk_of(table, &end);
         let kept = self.tables[table as usize].split_off(&last);
-        self.tables[table as usize] = kept;
+        let dropped = std::mem::replace(&mut self.tables[table as usize], kept);
+        let mut bytes: u64 = dropped.values().flat_map(|chunk| chunk.iter()).map(|(key, value)| row_bytes(key, value)).sum();
         if let Some(chunk) = self.tables[table as usize].get_mut(&last) {
-            Arc::make_mut(chunk).retain(|key, _| key.as_ref() >= end.as_slice());
+            Arc::make_mut(chunk).retain(|key, value| {
+                let kept = key.as_ref() >= end.as_slice();
+                bytes += if kept { 0 } else { row_bytes(key, value) };
+                kept
+            });
         }
+        self.bytes -= bytes;
     }
 }
 
@@ -128,6 +145,12 @@ impl SimStore {
     #[must_use]
     pub fn reader(&self) -> SimReader {
         SimReader(Arc::clone(self.newest()))
+    }
+
+    /// Bytes of all rows.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.newest().bytes
     }
 
     /// Batches a crash could take.

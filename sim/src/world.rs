@@ -9,14 +9,13 @@ use crate::member::{Member, Tally};
 use crate::network::Network;
 use crate::parameters::Parameters;
 use crate::schedule::{FaultClass, Schedule};
-use crate::store::SimReader;
 use crate::trace::{Hash128, Lines, Trace};
 use crate::workload::{CLIENTS, Port, WATCHERS, observe, operate};
 #[cfg(test)]
 use quorate_checker::history::Record;
 use quorate_checker::history::{OpId, Outcome};
 use quorate_core::consensus::Envelope;
-use quorate_core::replica::ReplicaEffect;
+use quorate_core::member::LogEffect;
 use quorate_core::types::{MemberId, SegmentId};
 use quorate_core::watch::WatchResponse;
 use std::{
@@ -40,10 +39,12 @@ const PARKED_MAX: usize = 20_000;
 pub(crate) enum Event {
     Arrive { to: usize, envelope: Envelope, number: u64, copy: bool, late: bool },
     PeerClosed { member: usize, life: u64, peer: MemberId },
-    Run { member: usize, life: u64 },
-    State { member: usize, life: u64 },
+    RunLog { member: usize, life: u64 },
+    RunState { member: usize, life: u64 },
+    StateShows { member: usize, life: u64 },
     Wake { member: usize, life: u64 },
-    Slice { member: usize, life: u64 },
+    WakeState { member: usize, life: u64 },
+    Work { member: usize, life: u64 },
     HubWake { member: usize, life: u64 },
     DiskDone { member: usize, life: u64 },
     StoreDone { member: usize, life: u64 },
@@ -52,7 +53,9 @@ pub(crate) enum Event {
     Restart { member: usize, life: u64 },
     Request { op: OpId },
     Reply { op: OpId, outcome: Box<Outcome> },
-    GiveUp { op: OpId },
+    GiveUp { op: OpId, leaves: bool },
+    Relief,
+    Disarm,
     Timer { client: usize, number: u64 },
     WatchOpen { op: OpId },
     WatchSays { op: OpId, response: Box<WatchResponse> },
@@ -70,10 +73,12 @@ impl Event {
         match self {
             Self::Arrive { to, .. } => Some((*to, None)),
             Self::PeerClosed { member, life, .. }
-            | Self::Run { member, life }
-            | Self::State { member, life }
+            | Self::RunLog { member, life }
+            | Self::RunState { member, life }
+            | Self::StateShows { member, life }
             | Self::Wake { member, life }
-            | Self::Slice { member, life }
+            | Self::WakeState { member, life }
+            | Self::Work { member, life }
             | Self::HubWake { member, life }
             | Self::DiskDone { member, life }
             | Self::StoreDone { member, life }
@@ -90,10 +95,10 @@ impl Event {
         match self {
             Self::Arrive { .. } => 1,
             Self::PeerClosed { .. } => 2,
-            Self::Run { .. } => 3,
-            Self::State { .. } => 4,
+            Self::RunLog { .. } => 3,
+            Self::RunState { .. } => 4,
             Self::Wake { .. } => 5,
-            Self::Slice { .. } => 6,
+            Self::Work { .. } => 6,
             Self::HubWake { .. } => 7,
             Self::DiskDone { .. } => 8,
             Self::StoreDone { .. } => 9,
@@ -102,7 +107,7 @@ impl Event {
             Self::Restart { .. } => 12,
             Self::Request { op } => 13 ^ op << 8,
             Self::Reply { op, outcome } => 14 ^ op << 8 ^ outcome_word(outcome) << 40,
-            Self::GiveUp { op } => 15 ^ op << 8,
+            Self::GiveUp { op, .. } => 15 ^ op << 8,
             Self::Timer { client, .. } => 16 ^ (*client as u64) << 8,
             Self::WatchOpen { op } => 17 ^ op << 8,
             Self::WatchSays { op, response } => 18 ^ op << 8 ^ response.revision.0.cast_unsigned() << 40,
@@ -112,6 +117,10 @@ impl Event {
             Self::Fault { item } => 22 ^ (*item as u64) << 8,
             Self::FaultEnd { item } => 23 ^ (*item as u64) << 8,
             Self::Phase(phase) => 24 ^ (*phase as u64) << 8,
+            Self::StateShows { .. } => 25,
+            Self::WakeState { .. } => 26,
+            Self::Relief => 27,
+            Self::Disarm => 28,
         }
     }
 }
@@ -177,7 +186,7 @@ pub struct World {
     pub(crate) storm: (u64, Nanos),
     pub(crate) storm_victims: u64,
     pub(crate) off: Option<Checker>,
-    pub(crate) effects: Vec<ReplicaEffect<SimReader>>,
+    pub(crate) log_effects: Vec<LogEffect>,
     pub(crate) done: bool,
     events: u64,
 }
@@ -228,7 +237,7 @@ impl World {
             storm: (0, 0),
             storm_victims: 0,
             off,
-            effects: Vec::new(),
+            log_effects: Vec::new(),
             done: false,
             events: 0,
             schedule,
@@ -266,6 +275,9 @@ impl World {
         for member in 0..self.members.len() {
             let delay = self.members[member].chance.below(50 * MILLISECOND);
             self.after(delay, Event::Restart { member, life: 0 });
+        }
+        if self.parameters.member.quota_bytes.is_some() {
+            self.tally.fired(FaultClass::Quota);
         }
         for (item, fault) in self.schedule.items.clone().iter().enumerate() {
             self.at(fault.at_ms * MILLISECOND, Event::Fault { item });
@@ -356,10 +368,12 @@ impl World {
         match event {
             Event::Arrive { to, envelope, number, copy, late } => self.on_arrive(to, envelope, number, copy, late),
             Event::PeerClosed { member, peer, .. } => self.on_peer_closed(member, peer),
-            Event::Run { member, .. } => self.run_member(member),
-            Event::State { member, .. } => self.run_state(member),
+            Event::RunLog { member, .. } => self.run_log(member),
+            Event::RunState { member, .. } => self.run_state(member),
+            Event::StateShows { member, .. } => self.on_state_shows(member),
             Event::Wake { member, .. } => self.on_wake(member),
-            Event::Slice { member, .. } => self.on_slice(member),
+            Event::WakeState { member, .. } => self.on_wake_state(member),
+            Event::Work { member, .. } => self.on_work(member),
             Event::HubWake { member, .. } => self.on_hub_wake(member),
             Event::DiskDone { member, .. } => self.on_disk_done(member),
             Event::StoreDone { member, .. } => self.on_store_done(member),
@@ -376,7 +390,9 @@ impl World {
             }
             Event::Request { op } => self.on_request(op),
             Event::Reply { op, outcome } => self.on_reply(op, *outcome),
-            Event::GiveUp { op } => self.on_give_up(op),
+            Event::GiveUp { op, leaves } => self.on_give_up(op, leaves),
+            Event::Relief => self.on_relief(),
+            Event::Disarm => self.on_disarm(),
             Event::Timer { client, number } => self.on_timer(client, number),
             Event::WatchOpen { op } => self.on_watch_open(op),
             Event::WatchSays { op, response } => self.on_watch_says(op, &response),

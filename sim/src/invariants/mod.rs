@@ -38,10 +38,14 @@ pub enum Checker {
     Watch,
     Digests,
     Liveness,
+    /// A linearizable read saw less than was committed when it arrived.
+    ReadSeesCommitted,
+    /// A member took what its quota forbids.
+    Quota,
 }
 
 impl Checker {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::ElectionSafety,
         Self::LogMatching,
         Self::LeaderCompleteness,
@@ -57,6 +61,8 @@ impl Checker {
         Self::Watch,
         Self::Digests,
         Self::Liveness,
+        Self::ReadSeesCommitted,
+        Self::Quota,
     ];
 }
 
@@ -211,12 +217,6 @@ impl Checks {
     pub fn on_published(&mut self, member: usize, revision: Revision, applied: LogId) {
         let monotone = self.revisions.published(member, revision, applied);
         self.note(monotone);
-    }
-
-    /// Where a request stands in the committed log.
-    #[must_use]
-    pub fn index_of(&self, request: RequestId) -> Option<u64> {
-        self.facts.requests.get(&request).copied()
     }
 
     #[must_use]

@@ -1,0 +1,464 @@
+//! A member's process: starts, runs both halves, carries out their effects in order, and dies.
+
+use crate::chance::{Concern, bytes};
+use crate::clock::{MILLISECOND, Nanos};
+use crate::invariants::Checker;
+use crate::member::Life;
+use crate::schedule::FaultClass;
+use crate::store::{SimReader, StoreCrash};
+use crate::world::{Event, World};
+use quorate_core::consensus::{Role, Settings};
+use quorate_core::machine::{Machine, MachineSettings};
+use quorate_core::member::{self, INPUTS_PER_FLUSH, LogEffect, LogInput, Notice, Order, Report, StateEffect, StateInput, WalDone};
+use quorate_core::mvcc::View;
+use quorate_core::types::{Boot, ClusterId, LogIndex, MemberId, Monotonic};
+use quorate_core::wal::{Identity, Planner, Recovered, Recovery, WalDamage, bootstrap_entries};
+use quorate_core::watch::{Hub, HubInput};
+use std::{sync::Arc, time::Duration};
+
+/// Of a thousand deaths of a process, how many take the machine's memory along.
+const POWER_LOSS_PERMILLE: u64 = 800;
+const CLUSTER: ClusterId = ClusterId(0x51);
+
+impl World {
+    /// Starts a process: recovers its log, opens its state, and makes the boot durable before anything else.
+    pub(crate) fn start(&mut self, member: usize) {
+        if self.members[member].life.is_some() || self.members[member].lost {
+            return;
+        }
+        if self.members[member].full > 0 {
+            self.after(300 * MILLISECOND, Event::Restart { member, life: self.members[member].life_number });
+            return;
+        }
+        if self.members[member].store.is_broken() {
+            self.members[member].store.rebuild();
+        }
+        let reader = self.members[member].store.reader();
+        let settings = MachineSettings { member: self.members[member].id, boot: Boot(0), limits: self.parameters.machine };
+        let applied = Machine::open(settings.clone(), reader.clone()).expect("the simulated store reads").applied().index;
+        let recovered = match self.recover(member, applied) {
+            Ok(recovered) => recovered,
+            Err(damage) => return self.refuse_to_start(member, &damage),
+        };
+        if recovered.base.index > applied {
+            // Only a new state store, in the place of one that would not open, is so far behind.
+            return self.lose(member, "its state is gone and its log does not reach back so far");
+        }
+        let boot = recovered.boot;
+        if recovered.cut.is_some() {
+            self.tally.mattered(FaultClass::Torn);
+        }
+        self.trace.tell(self.now, || {
+            let (term, base, cut) = (recovered.term, recovered.base, &recovered.cut);
+            format!("member {member} starts: boot {boot}, term {term}, log from {base}, applied {applied}, cut {cut:?}")
+        });
+        let process = &mut self.members[member];
+        let now = process.clock.now(self.now);
+        let machine = Machine::open(MachineSettings { boot, ..settings }, reader).expect("the simulated store reads");
+        let (_, configuration) = bootstrap_entries(&founders(self.schedule.members));
+        let consensus = Settings {
+            member: process.id,
+            boot,
+            heartbeat_interval: Duration::from_nanos(self.parameters.heartbeat),
+            election_timeout: Duration::from_nanos(self.parameters.election),
+            pre_vote: true,
+            advance_first_election: true,
+            seed: bytes(self.schedule.seed, Concern::Core, (member as u64) << 32 ^ boot.0),
+            limits: self.parameters.limits,
+        };
+        let term = recovered.term;
+        let (settings, stored_bytes) = (self.parameters.member.clone(), process.store.bytes());
+        let (log, state) = member::open(consensus, settings, recovered, configuration, machine, stored_bytes, now);
+        let view = state.view();
+        let hub = Hub::new(self.parameters.hub, Arc::clone(&view), now);
+        process.life = Some(Box::new(Life::new(boot, log, state, hub, view, stored_bytes)));
+        let life = process.life.as_ref().expect("just made");
+        self.checks.on_recovered(member, life.log.consensus(), term);
+        self.plan_run(member, 0);
+    }
+
+    fn recover(&self, member: usize, applied: LogIndex) -> Result<Recovered, WalDamage> {
+        let process = &self.members[member];
+        let seed = bytes(self.schedule.seed, Concern::Wal, (member as u64) << 32 ^ process.life_number);
+        let mut recovery = Recovery::new(applied, self.parameters.wal, seed);
+        let mut fed = Ok(());
+        for (segment, bytes) in process.disk.segments() {
+            fed = fed.and_then(|()| recovery.segment(segment, &bytes));
+        }
+        match fed.and_then(|()| recovery.finish()) {
+            Err(WalDamage::Empty) => {
+                let identity = Identity { cluster: CLUSTER, member: process.id };
+                let (entries, _) = bootstrap_entries(&founders(self.schedule.members));
+                Ok(Planner::bootstrap(identity, entries, self.parameters.wal, seed))
+            }
+            other => other,
+        }
+    }
+
+    fn refuse_to_start(&mut self, member: usize, damage: &WalDamage) {
+        if self.members[member].rotten {
+            self.tally.mattered(FaultClass::BitRot);
+            self.lose(member, &damage.to_string());
+        } else {
+            self.checks.report(Checker::DurableLogSurvives, || format!("member {member} refuses its log without a flipped bit: {damage}"));
+        }
+    }
+
+    /// The member is beyond repair and stays down.
+    fn lose(&mut self, member: usize, why: &str) {
+        self.members[member].lost = true;
+        self.trace.tell(self.now, || format!("member {member} is lost: {why}"));
+    }
+
+    /// The process is gone; its disk and store keep what a crash leaves. `down`: when it comes back, if ever.
+    pub(crate) fn kill(&mut self, member: usize, down: Option<Nanos>) -> bool {
+        let members = self.members.len();
+        let may_break = self.may_lose(member);
+        let process = &mut self.members[member];
+        let Some(life) = process.life.take() else { return false };
+        process.life_number += 1;
+        process.fail_next_sync = None;
+        process.die_at_write = None;
+        let before = process.disk.counters;
+        // Mostly the machine goes down with it, else what was written is still in the page cache.
+        let power_lost = process.disk_chance.permille(POWER_LOSS_PERMILLE);
+        if power_lost {
+            process.disk.crash(process.disk_chance.stream());
+        } else {
+            process.disk.kill();
+        }
+        let disk = process.disk.counters;
+        let store = if power_lost { process.store.crash(&mut process.store_chance, may_break) } else { StoreCrash::Lost(0) };
+        let life_number = process.life_number;
+        if disk.crashes_that_mattered > before.crashes_that_mattered {
+            self.tally.fired(FaultClass::Torn);
+        }
+        if let StoreCrash::WillNotOpen = store {
+            self.members[member].rotten = true;
+        }
+        self.trace.tell(self.now, || format!("member {member} dies: disk so far {disk:?}, store {store:?}"));
+        self.checks.on_crash(member);
+        self.break_connections(&life);
+        for other in (0..members).filter(|other| *other != member) {
+            if self.network.cut(member, other).is_none() {
+                let delay = self.latency.tailed(150_000, 5 * MILLISECOND);
+                let (life, peer) = (self.members[other].life_number, self.members[member].id);
+                self.after(delay, Event::PeerClosed { member: other, life, peer });
+            }
+        }
+        self.parked[member].retain(|event| matches!(event, Event::Request { .. } | Event::WatchOpen { .. }));
+        self.unpark(member);
+        if let Some(down) = down {
+            self.after(down, Event::Restart { member, life: life_number });
+        }
+        true
+    }
+
+    /// Whether the cluster stays repairable if this member does not.
+    fn may_lose(&self, member: usize) -> bool {
+        let rotten = (0..self.members.len()).filter(|other| *other != member && self.doomed(*other)).count();
+        (rotten + 1) * 2 < self.members.len()
+    }
+
+    /// Whether its disk is, or may yet be, beyond repair.
+    fn doomed(&self, member: usize) -> bool {
+        use crate::schedule::Fault;
+        self.members[member].lost
+            || self.members[member].rotten
+            || self.schedule.items.iter().any(|item| matches!(item.fault, Fault::BitRot { member: doomed, .. } if doomed == member))
+    }
+
+    pub(crate) fn plan_run(&mut self, member: usize, delay: Nanos) {
+        let number = self.members[member].life_number;
+        let process = &mut self.members[member];
+        let Some(life) = process.life.as_mut() else { return };
+        if !life.run_planned {
+            life.run_planned = true;
+            let delay = delay + process.chance.tailed(2_000, 200_000);
+            self.after(delay, Event::RunLog { member, life: number });
+        }
+    }
+
+    /// Puts an input into the log half's queue.
+    pub(crate) fn tell(&mut self, member: usize, input: LogInput) {
+        if let Some(life) = self.members[member].life.as_mut() {
+            life.inbox.push_back(input);
+            self.plan_run(member, 0);
+        }
+    }
+
+    /// Puts an input into the state half's queue.
+    pub(crate) fn tell_state(&mut self, member: usize, input: StateInput<SimReader>) {
+        if let Some(life) = self.members[member].life.as_mut() {
+            life.state_inbox.push_back(input);
+            self.plan_state(member);
+        }
+    }
+
+    fn plan_state(&mut self, member: usize) {
+        let number = self.members[member].life_number;
+        let process = &mut self.members[member];
+        let Some(life) = process.life.as_mut() else { return };
+        if !life.state_busy {
+            life.state_busy = true;
+            let delay = process.chance.tailed(1_000, self.parameters.apply_delay);
+            self.after(delay, Event::RunState { member, life: number });
+        }
+    }
+
+    /// One turn of the log half's thread.
+    pub(crate) fn run_log(&mut self, member: usize) {
+        let mut out = std::mem::take(&mut self.log_effects);
+        let process = &mut self.members[member];
+        let now = process.clock.now(self.now);
+        let life = process.life.as_mut().expect("runs only while it lives");
+        life.run_planned = false;
+        for _ in 0..INPUTS_PER_FLUSH {
+            let Some(input) = life.inbox.pop_front() else { break };
+            match &input {
+                LogInput::Wal(WalDone::Durable(number)) => life.reported = life.reported.max(*number),
+                LogInput::State(Report::Applied { stored_bytes, .. }) => life.stored_bytes = *stored_bytes,
+                LogInput::Client(request) => life.judge_growth(request, self.parameters.member.quota_bytes),
+                _ => {}
+            }
+            life.log.step(now, input, &mut out);
+        }
+        if life.log.deadline() <= now.monotonic {
+            life.log.step(now, LogInput::Wake, &mut out);
+        }
+        life.log.flush(now, &mut out);
+        let more = !life.inbox.is_empty();
+        self.observe(member);
+        let number = self.members[member].life_number;
+        for effect in out.drain(..) {
+            // One of them may have ended the process.
+            if self.members[member].life_number == number {
+                self.carry_out(member, effect);
+            }
+        }
+        self.log_effects = out;
+        let Some(life) = self.members[member].life.as_mut() else { return };
+        life.reported_at_flush = life.reported;
+        if more {
+            self.plan_run(member, 0);
+        }
+        self.plan_wake(member);
+    }
+
+    /// One turn of the state half's thread. What comes of it is seen only after the time that it took.
+    pub(crate) fn run_state(&mut self, member: usize) {
+        let process = &mut self.members[member];
+        let now = process.clock.now(self.now);
+        let life = process.life.as_mut().expect("runs only while it lives");
+        let mut out = Vec::new();
+        let mut cost = 0;
+        for _ in 0..INPUTS_PER_FLUSH {
+            let Some(input) = life.state_inbox.pop_front() else { break };
+            if let StateInput::Log(Order::Apply { entries, .. }) = &input {
+                cost += self.parameters.apply_cost * entries.len() as u64;
+            }
+            life.state.step(now, input, &mut out);
+        }
+        if life.state.deadline() <= now.monotonic {
+            life.state.step(now, StateInput::Wake, &mut out);
+        }
+        life.state.flush(now, &mut out);
+        life.state_effects.extend(out);
+        let number = process.life_number;
+        let stall = self.parameters.apply_stall;
+        if cost > 0 && stall > 0 && process.chance.permille(5) {
+            cost += process.chance.below(stall);
+        }
+        self.after(cost, Event::StateShows { member, life: number });
+    }
+
+    /// Effects of the state half come out in order, but not all at once: others run between what it publishes and what it answers.
+    pub(crate) fn on_state_shows(&mut self, member: usize) {
+        let number = self.members[member].life_number;
+        while let Some(life) = self.members[member].life.as_mut() {
+            let Some(effect) = life.state_effects.pop_front() else { break };
+            let pauses = matches!(effect, StateEffect::Publish(_)) && !life.state_effects.is_empty();
+            self.carry_out_state(member, effect);
+            if pauses && self.members[member].life_number == number {
+                let gap = self.members[member].chance.tailed(1_000, 200_000);
+                return self.after(gap, Event::StateShows { member, life: number });
+            }
+        }
+        if self.members[member].life_number != number {
+            return;
+        }
+        let Some(life) = self.members[member].life.as_mut() else { return };
+        life.state_busy = false;
+        if !life.state_inbox.is_empty() || life.state.has_committed() {
+            self.plan_state(member);
+        }
+        self.plan_work(member);
+        self.plan_state_wake(member);
+    }
+
+    fn plan_work(&mut self, member: usize) {
+        let process = &mut self.members[member];
+        let number = process.life_number;
+        let Some(life) = process.life.as_mut() else { return };
+        if life.state.has_background_work() && !life.work_planned {
+            life.work_planned = true;
+            let delay = process.chance.tailed(500_000, 20 * MILLISECOND);
+            self.after(delay, Event::Work { member, life: number });
+        }
+    }
+
+    pub(crate) fn on_work(&mut self, member: usize) {
+        let life = self.members[member].life.as_mut().expect("works only while it lives");
+        life.work_planned = false;
+        if life.state.has_background_work() {
+            self.tell_state(member, StateInput::Work);
+        }
+    }
+
+    /// Shows the member's log to the invariants before anything that follows from it leaves.
+    fn observe(&mut self, member: usize) {
+        let founders = self.schedule.members;
+        let life = self.members[member].life.as_ref().expect("runs only while it lives");
+        self.checks.observe(member, life.log.consensus(), founders);
+    }
+
+    fn plan_wake(&mut self, member: usize) {
+        let process = &mut self.members[member];
+        let number = process.life_number;
+        let Some(life) = process.life.as_mut() else { return };
+        let Some(at) = process.clock.when(life.log.deadline()) else { return };
+        let at = at.max(self.now + 1_000);
+        if life.wake_planned.is_none_or(|planned| planned > at || planned <= self.now) {
+            life.wake_planned = Some(at);
+            self.at(at, Event::Wake { member, life: number });
+        }
+    }
+
+    pub(crate) fn on_wake(&mut self, member: usize) {
+        let process = &mut self.members[member];
+        let now = process.clock.now(self.now);
+        let life = process.life.as_mut().expect("wakes only while it lives");
+        life.wake_planned = None;
+        if life.log.deadline() <= now.monotonic {
+            self.plan_run(member, 0);
+        } else {
+            self.plan_wake(member);
+        }
+    }
+
+    fn plan_state_wake(&mut self, member: usize) {
+        let process = &mut self.members[member];
+        let number = process.life_number;
+        let Some(life) = process.life.as_mut() else { return };
+        if life.state.deadline() == Monotonic::NEVER {
+            return;
+        }
+        let Some(at) = process.clock.when(life.state.deadline()) else { return };
+        let at = at.max(self.now + 1_000);
+        if life.state_wake_planned.is_none_or(|planned| planned > at || planned <= self.now) {
+            life.state_wake_planned = Some(at);
+            self.at(at, Event::WakeState { member, life: number });
+        }
+    }
+
+    pub(crate) fn on_wake_state(&mut self, member: usize) {
+        let process = &mut self.members[member];
+        let now = process.clock.now(self.now);
+        let life = process.life.as_mut().expect("wakes only while it lives");
+        life.state_wake_planned = None;
+        if life.state.deadline() <= now.monotonic {
+            self.plan_state(member);
+        } else {
+            self.plan_state_wake(member);
+        }
+    }
+
+    fn carry_out(&mut self, member: usize, effect: LogEffect) {
+        match effect {
+            LogEffect::Wal(work) => self.on_wal_work(member, work),
+            LogEffect::Send(envelope) => self.send(member, envelope),
+            LogEffect::State(order) => {
+                if let Order::Apply { entries, owed } = &order {
+                    let process = &mut self.members[member];
+                    process.life.as_mut().expect("lives").rank(process.id, entries, owed);
+                }
+                self.tell_state(member, StateInput::Log(order));
+            }
+            LogEffect::Answer(ticket, answer) => self.on_answer(member, ticket, answer),
+            // The network of this world knows everybody.
+            LogEffect::Connect(_) => {}
+            LogEffect::Notice(notice) => self.on_notice(member, notice),
+            LogEffect::Fatal(reason) => self.on_fatal(member, &reason),
+        }
+    }
+
+    fn carry_out_state(&mut self, member: usize, effect: StateEffect<SimReader>) {
+        match effect {
+            StateEffect::Store(work) => self.on_store_work(member, work),
+            StateEffect::Publish(view) => self.on_publish(member, view),
+            StateEffect::Answer(ticket, answer) => self.on_answer(member, ticket, answer),
+            StateEffect::Log(report) => self.tell(member, LogInput::State(report)),
+            StateEffect::Fatal(reason) => self.on_fatal(member, &reason),
+        }
+    }
+
+    fn on_notice(&mut self, member: usize, notice: Notice) {
+        self.trace.tell(self.now, || format!("member {member}: {notice}"));
+        match notice {
+            Notice::RoleChanged { term, role, .. } => {
+                self.members[member].life.as_mut().expect("lives").role = role;
+                self.checks.on_role(member, term, role);
+                self.on_role_changed(member, role);
+            }
+            Notice::Distrust { peer, reason } => {
+                self.checks.report(Checker::Health, || format!("member {member} distrusts {peer}, who is honest: {reason}"));
+            }
+            Notice::QuotaExceeded { .. } => self.on_quota_exceeded(),
+            Notice::Opened | Notice::NoLongerFresh | Notice::BanIgnored(_) | Notice::HandingOver { .. } => {}
+        }
+    }
+
+    /// The process ends itself: rightly, if its disk failed.
+    fn on_fatal(&mut self, member: usize, reason: &str) {
+        match self.members[member].life.as_ref().expect("lives").down {
+            Some(down) => drop(self.kill(member, Some(down))),
+            None => self.checks.report(Checker::Health, || format!("member {member} stops: {reason}")),
+        }
+    }
+
+    fn on_role_changed(&mut self, member: usize, role: Role) {
+        if role == Role::Leader {
+            self.strike(member);
+        }
+        if self.members[member].clock.drift_ppm() != 0 {
+            self.tally.mattered(FaultClass::ClockDrift);
+        }
+        if role == Role::Leader && self.transfer_to.is_some_and(|(target, until)| target == member && until >= self.now) {
+            self.tally.mattered(FaultClass::Transfer);
+            self.transfer_to = None;
+        }
+    }
+
+    fn on_publish(&mut self, member: usize, view: Arc<View<SimReader>>) {
+        let (revision, applied, digest) = (view.revision(), view.applied(), view.digest());
+        self.trace.hash.mix(applied.index.0);
+        self.trace.hash.mix(digest as u64);
+        self.checks.on_published(member, revision, applied);
+        match self.digests.get(&applied.index.0) {
+            Some((other, known)) if *known != digest => {
+                let other = *other;
+                self.checks.report(Checker::Digests, || {
+                    format!("members {other} and {member} have applied the same entries through {} and differ", applied.index)
+                });
+            }
+            Some(_) => {}
+            None => drop(self.digests.insert(applied.index.0, (member, digest))),
+        }
+        self.members[member].life.as_mut().expect("lives").view = Arc::clone(&view);
+        self.step_hub(member, HubInput::<SimReader>::Published(view));
+    }
+}
+
+fn founders(members: usize) -> Vec<(MemberId, Vec<String>)> {
+    (1..=members as u64).map(|id| (MemberId(id), Vec::new())).collect()
+}
