@@ -54,7 +54,7 @@ impl Parameters {
         member.limits.read_pause = Duration::from_millis(chance.between(1, 20));
         // A full store refuses writes until an operator comes, which a cut that must be survived leaves no time for.
         if schedule.trap.is_none() && chance.permille(150) {
-            member.quota_bytes = Some(chance.between(12 << 10, 120 << 10));
+            member.quota_bytes = Some(chance.between(4 << 10, 16 << 10));
         }
         if chance.permille(500) {
             machine.recent_bytes = chance.between(0, 8 << 10) as usize;
