@@ -37,6 +37,8 @@ pub enum Mutant {
     H1,
     /// A message leaves although the write that it promises is not durable.
     H2,
+    /// Entries are handed to apply ahead of the word that the log became less durable.
+    H3,
     /// A read is asked under the id of an earlier one that came to nothing.
     L4,
     /// A read is answered before its index is applied.
@@ -49,7 +51,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every mutant, in the order of the campaign's table.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::E1,
         Self::E9,
         Self::R1,
@@ -65,6 +67,7 @@ impl Mutant {
         Self::T1,
         Self::H1,
         Self::H2,
+        Self::H3,
         Self::L4,
         Self::L5,
         Self::U1,

@@ -6,7 +6,7 @@ use crate::schedule::{Fault, Schedule};
 use crate::workload::Habits;
 use quorate_core::consensus::Limits;
 use quorate_core::machine::MachineLimits;
-use quorate_core::member::{MemberSettings, SyncLimits};
+use quorate_core::member::{INPUTS_PER_FLUSH, MemberSettings, SyncLimits};
 use quorate_core::wal::WalSettings;
 use quorate_core::watch::HubLimits;
 use std::time::Duration;
@@ -27,6 +27,8 @@ pub struct Parameters {
     /// Of a thousand requests, how many name a deadline of their own, and how many are left by their clients early.
     pub hurried_permille: u64,
     pub leaving_permille: u64,
+    /// Inputs that a half steps before it flushes.
+    pub inputs_per_flush: usize,
     /// From an input of the state half until it runs, at most.
     pub apply_delay: Nanos,
     /// What applying an entry takes.
@@ -95,6 +97,7 @@ impl Parameters {
             patience: 5_000 * MILLISECOND,
             hurried_permille: chance.between(0, 200),
             leaving_permille: chance.between(0, 60),
+            inputs_per_flush: *chance.pick(&[1, 2, INPUTS_PER_FLUSH, INPUTS_PER_FLUSH]),
             apply_delay: chance.tailed(100_000, 5 * MILLISECOND),
             apply_cost: chance.tailed(2_000, MILLISECOND),
             apply_stall: if chance.permille(200) { chance.tailed(50 * MILLISECOND, 1_500 * MILLISECOND) } else { 0 },

@@ -9,7 +9,7 @@ use crate::store::{SimReader, StoreCrash};
 use crate::world::{Event, World};
 use quorate_core::consensus::{Role, Settings};
 use quorate_core::machine::{Machine, MachineSettings};
-use quorate_core::member::{self, INPUTS_PER_FLUSH, LogEffect, LogInput, Notice, Order, Report, StateEffect, StateInput, WalDone};
+use quorate_core::member::{self, LogEffect, LogInput, Notice, Order, Report, StateEffect, StateInput, WalDone};
 use quorate_core::mvcc::View;
 use quorate_core::types::{Boot, ClusterId, LogIndex, MemberId, Monotonic};
 use quorate_core::wal::{Identity, Planner, Recovered, Recovery, WalDamage, bootstrap_entries};
@@ -213,7 +213,7 @@ impl World {
         let now = process.clock.now(self.now);
         let life = process.life.as_mut().expect("runs only while it lives");
         life.run_planned = false;
-        for _ in 0..INPUTS_PER_FLUSH {
+        for _ in 0..self.parameters.inputs_per_flush {
             let Some(input) = life.inbox.pop_front() else { break };
             match &input {
                 LogInput::Wal(WalDone::Durable(number)) => life.reported = life.reported.max(*number),
@@ -252,7 +252,7 @@ impl World {
         let life = process.life.as_mut().expect("runs only while it lives");
         let mut out = Vec::new();
         let mut cost = 0;
-        for _ in 0..INPUTS_PER_FLUSH {
+        for _ in 0..self.parameters.inputs_per_flush {
             let Some(input) = life.state_inbox.pop_front() else { break };
             if let StateInput::Log(Order::Apply { entries, .. }) = &input {
                 cost += self.parameters.apply_cost * entries.len() as u64;

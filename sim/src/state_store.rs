@@ -15,6 +15,7 @@ impl World {
                     let text = format!("member {member} hands its store {applied} before write {after} is durable; {reported} is");
                     self.checks.report(Checker::CommittedIsDurable, || text);
                 }
+                self.checks.on_persist(member, applied);
                 StoreTask::Persist(number, batch)
             }
             StoreWork::Sync => StoreTask::Sync,

@@ -36,7 +36,8 @@ impl World {
     }
 
     pub(crate) fn send(&mut self, member: usize, envelope: Envelope) {
-        self.checks.on_sent(member, &envelope);
+        let reported = self.members[member].life.as_ref().expect("lives").reported;
+        self.checks.on_sent(member, reported, &envelope);
         let to = self.name(envelope.to);
         if to >= self.members.len() {
             return;

@@ -270,11 +270,7 @@ impl LogHalf {
         }
         self.consensus.flush(now, &mut self.effects);
         self.route(now, out);
-        let durable = (self.consensus.status().durable, self.durable);
-        if durable != self.told_durable {
-            self.told_durable = durable;
-            out.push(LogEffect::State(Order::Durable { log: durable.0, write: durable.1 }));
-        }
+        self.tell_durable(out);
         if self.is_open && self.consensus.configuration() != &self.connected {
             self.connected = self.consensus.configuration().clone();
             out.push(LogEffect::Connect(self.connected.clone()));
@@ -507,8 +503,21 @@ impl LogHalf {
         self.effects = effects;
     }
 
-    /// Committed entries go to the state half, and with them the tickets that are answered from them.
+    /// What is durable can shrink: a truncation takes entries with it, and what replaces them comes in a later write.
+    fn tell_durable(&mut self, out: &mut Vec<LogEffect>) {
+        let durable = (self.consensus.status().durable, self.durable);
+        if durable != self.told_durable {
+            self.told_durable = durable;
+            out.push(LogEffect::State(Order::Durable { log: durable.0, write: durable.1 }));
+        }
+    }
+
+    /// Committed entries go to the state half, and with them the tickets that are answered from them. Behind what is durable: an
+    /// entry may stand where a durable one was truncated.
     fn hand_over(&mut self, entries: Arc<[Entry]>, out: &mut Vec<LogEffect>) {
+        if !planted(Mutant::H3) {
+            self.tell_durable(out);
+        }
         let mut owed = Vec::new();
         for entry in entries.iter() {
             if let Payload::Command { request, .. } = &entry.payload

@@ -22,6 +22,7 @@
 //! *resumable*, because any start not below the floor is served; *bookmarkable*, because progress is told only at the head.
 
 mod cohort;
+mod display;
 mod hub;
 mod interval;
 mod stream;

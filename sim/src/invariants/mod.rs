@@ -1,6 +1,7 @@
 //! What must hold at every step, whatever clients see: one property a file, each judged from outside the actors.
 
 mod applied_at_most_committed;
+mod boot_gate;
 mod committed_is_durable;
 mod durable_log_survives;
 mod election_safety;
@@ -8,6 +9,7 @@ mod leader_completeness;
 mod log_matching;
 mod mirror;
 mod revision_monotone;
+mod state_behind_log;
 mod state_machine_safety;
 mod vote_once;
 
@@ -42,10 +44,12 @@ pub enum Checker {
     ReadSeesCommitted,
     /// A member took what its quota forbids.
     Quota,
+    StateBehindLog,
+    BootGate,
 }
 
 impl Checker {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::ElectionSafety,
         Self::LogMatching,
         Self::LeaderCompleteness,
@@ -63,6 +67,8 @@ impl Checker {
         Self::Liveness,
         Self::ReadSeesCommitted,
         Self::Quota,
+        Self::StateBehindLog,
+        Self::BootGate,
     ];
 }
 
@@ -183,7 +189,9 @@ impl Checks {
     }
 
     /// A message is on its way: what it promises must hold for ever.
-    pub fn on_sent(&mut self, member: usize, envelope: &Envelope) {
+    pub fn on_sent(&mut self, member: usize, reported: WriteNumber, envelope: &Envelope) {
+        let opened = boot_gate::check(member, reported, envelope);
+        self.note(opened);
         match envelope.message {
             Message::Vote { granted: true } => {
                 let once = self.votes.granted(member, envelope.term, envelope.to);
@@ -192,6 +200,11 @@ impl Checks {
             Message::Appended { .. } => self.votes.promised(member, envelope.term),
             _ => {}
         }
+    }
+
+    pub fn on_persist(&mut self, member: usize, applied: LogId) {
+        let behind = state_behind_log::check(&self.facts, member, applied);
+        self.note(behind);
     }
 
     pub fn on_write(&mut self, member: usize, number: WriteNumber) {

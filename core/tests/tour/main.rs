@@ -1,0 +1,12 @@
+//! The tour: what happens to one request, from the client to the answer, through all actors of three members. Each trace stands in
+//! DESIGN.md as well, and `design` keeps them equal.
+
+mod a_lost_leader_leaves_an_unknown_outcome;
+mod a_put_from_client_to_answer;
+mod a_read_at_a_follower;
+mod a_restart_with_a_torn_tail;
+mod a_watch_catches_up_from_disk;
+mod cluster;
+mod design;
+#[path = "../support/store.rs"]
+mod store;
