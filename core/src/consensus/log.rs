@@ -25,6 +25,10 @@ pub(super) struct Log {
     tail: VecDeque<Entry>,
     /// Sum of [`entry_bytes`] over the tail.
     bytes: usize,
+    /// Of those, what is not applied. Entries leave the tail only once they are, so it is always part of it.
+    unapplied_bytes: usize,
+    /// Of those, what the machine was handed: it will be applied without anything from anyone else.
+    delivered_bytes: usize,
     last: LogId,
     /// The first known entry of each term, ascending. Terms of entries before the first run are not known.
     /// Invariant: never empty; its last has the term of `last`.
@@ -34,7 +38,8 @@ pub(super) struct Log {
 impl Log {
     /// `before` is the entry before `entries`.
     pub(super) fn new(before: LogId, entries: Vec<Entry>) -> Self {
-        let mut log = Self { tail: VecDeque::new(), bytes: 0, last: before, runs: VecDeque::from([before]) };
+        let runs = VecDeque::from([before]);
+        let mut log = Self { tail: VecDeque::new(), bytes: 0, unapplied_bytes: 0, delivered_bytes: 0, last: before, runs };
         entries.into_iter().for_each(|entry| log.append(entry));
         log
     }
@@ -69,6 +74,7 @@ impl Log {
             self.runs.push_back(entry.id);
         }
         self.bytes += entry_bytes(&entry);
+        self.unapplied_bytes += entry_bytes(&entry);
         self.last = entry.id;
         self.tail.push_back(entry);
     }
@@ -79,6 +85,7 @@ impl Log {
         while self.last.index >= from {
             let entry = self.tail.pop_back().expect("it is in memory");
             self.bytes -= entry_bytes(&entry);
+            self.unapplied_bytes -= entry_bytes(&entry);
             let index = entry.id.index.previous();
             if self.runs.back().is_some_and(|run| run.index == entry.id.index && self.runs.len() > 1) {
                 self.runs.pop_back();
@@ -99,13 +106,18 @@ impl Log {
         self.tail.range(start..).take(entries_max.max(1)).take_while(fits).cloned().collect()
     }
 
-    /// `from` to `through`, both included, for the machine.
-    pub(super) fn shared(&self, from: LogIndex, through: LogIndex) -> Arc<[Entry]> {
-        self.tail.range(self.position(from)..=self.position(through)).cloned().collect()
+    /// `from` to `through`, both included, on their way to the machine.
+    pub(super) fn deliver(&mut self, from: LogIndex, through: LogIndex) -> Arc<[Entry]> {
+        let entries: Arc<[Entry]> = self.tail.range(self.position(from)..=self.position(through)).cloned().collect();
+        self.delivered_bytes += entries.iter().map(entry_bytes).sum::<usize>();
+        entries
     }
 
-    pub(super) fn range(&self, from: LogIndex, through: LogIndex) -> impl Iterator<Item = &Entry> {
-        self.tail.range(self.position(from)..=self.position(through))
+    /// The machine has applied `from` to `through`, both included, after they were delivered.
+    pub(super) fn applied(&mut self, from: LogIndex, through: LogIndex) {
+        let bytes: usize = self.tail.range(self.position(from)..=self.position(through)).map(entry_bytes).sum();
+        self.unapplied_bytes -= bytes;
+        self.delivered_bytes -= bytes;
     }
 
     fn position(&self, index: LogIndex) -> usize {
@@ -121,9 +133,14 @@ impl Log {
         }
     }
 
-    /// Bytes of the tail.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
+    /// Bytes of the entries that are not applied, committed or not.
+    pub(super) fn unapplied_bytes(&self) -> usize {
+        self.unapplied_bytes
+    }
+
+    /// Bytes of the entries that the machine was handed and has not applied.
+    pub(super) fn delivered_bytes(&self) -> usize {
+        self.delivered_bytes
     }
 
     /// Entries before `first` are gone from the WAL: terms of whole runs before it need not be known.
@@ -205,6 +222,19 @@ mod tests {
         assert_eq!(log.entries(LogIndex(2), 10, 1).len(), 1);
         assert_eq!(log.entries(LogIndex(2), 10, 2 * ENTRY_OVERHEAD_BYTES).len(), 2);
         assert_eq!(log.entries(LogIndex(2), 3, usize::MAX).len(), 3);
-        assert_eq!(log.shared(LogIndex(2), LogIndex(4)).len(), 3);
+        assert_eq!(log.deliver(LogIndex(2), LogIndex(4)).len(), 3);
+    }
+
+    #[test]
+    fn bytes_are_counted_until_they_are_applied_or_truncated() {
+        let mut log = Log::new(LogId::default(), Vec::new());
+        (1..=5).for_each(|index| log.append(entry(1, index)));
+        assert_eq!((log.unapplied_bytes(), log.delivered_bytes()), (5 * ENTRY_OVERHEAD_BYTES, 0));
+        log.deliver(LogIndex(1), LogIndex(3));
+        assert_eq!((log.unapplied_bytes(), log.delivered_bytes()), (5 * ENTRY_OVERHEAD_BYTES, 3 * ENTRY_OVERHEAD_BYTES));
+        log.applied(LogIndex(1), LogIndex(2));
+        log.evict(LogIndex(2), 0);
+        log.truncate(LogIndex(5));
+        assert_eq!((log.unapplied_bytes(), log.delivered_bytes()), (2 * ENTRY_OVERHEAD_BYTES, ENTRY_OVERHEAD_BYTES));
     }
 }

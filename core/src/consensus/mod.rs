@@ -77,8 +77,8 @@ pub struct Limits {
     pub pending_reads: usize,
     /// Request ids remembered per member and boot against a second append.
     pub forward_window: usize,
-    /// Bytes of entries appended but not applied, above which a leader refuses proposals and a follower takes no more from its
-    /// leader for now.
+    /// Bytes of entries appended but not applied, above which a leader refuses proposals; of committed ones alone, above which a
+    /// follower takes no new entries until some are applied. A log in memory thus holds at most about twice as much.
     pub unapplied_bytes: usize,
     /// Entries kept in the WAL although every member has them and the state store is synced beyond them.
     pub retained_entries: u64,
@@ -187,10 +187,14 @@ impl Consensus {
                 membership.append(entry.id.index, configuration.clone());
             }
         }
-        let log = Log::new(before, entries);
+        let mut log = Log::new(before, entries);
         let last = log.last().index;
         assert!(last >= applied, "the log ends at {last} but the state store has applied {applied}");
         assert!(log.first() <= applied.next(), "the log begins at {} but the state store has applied only {applied}", log.first());
+        if log.first() <= applied {
+            log.deliver(log.first(), applied);
+            log.applied(log.first(), applied);
+        }
         let mut consensus = Self {
             rng: ChaCha8Rng::from_seed(settings.seed),
             settings,
@@ -398,8 +402,12 @@ impl Consensus {
     }
 
     fn on_applied(&mut self, index: LogIndex) {
-        self.applied = self.applied.max(index);
-        self.membership.compact(self.applied);
+        assert!(index <= self.delivered, "applied {index}, but only {} was delivered", self.delivered);
+        if index > self.applied {
+            self.log.applied(self.applied.next(), index);
+            self.applied = index;
+            self.membership.compact(index);
+        }
     }
 
     fn on_state_synced(&mut self, index: LogIndex) {
@@ -443,14 +451,15 @@ impl Consensus {
             let from = self.delivered.next();
             let batch = self.settings.limits.append_entries.max(1) as u64;
             let through = self.commit.min(LogIndex(self.delivered.0.saturating_add(batch)));
-            for entry in self.log.range(from, through) {
+            let entries = self.log.deliver(from, through);
+            for entry in &*entries {
                 if let Payload::Command { request, .. } = &entry.payload
                     && request.member == self.settings.member
                 {
                     self.proposals.committed(*request);
                 }
             }
-            out.push(ConsensusEffect::Committed(self.log.shared(from, through)));
+            out.push(ConsensusEffect::Committed(entries));
             self.delivered = through;
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! A proposal that may be in some leader's log when that leader's term ends is *unknown*; it is never proposed again.
 
-use super::{Consensus, ForwardRefusal, Message, Payload, State, log::entry_bytes};
+use super::{Consensus, ForwardRefusal, Message, Payload, State};
 use crate::command::Refusal;
 use crate::effect::{ConsensusEffect, Proposal};
 use crate::types::{Boot, MemberId, Monotonic, RequestId};
@@ -132,7 +132,7 @@ impl Consensus {
         let limits = &self.settings.limits;
         last.saturating_sub(self.applied.0) >= limits.unapplied_entries
             || last.saturating_sub(self.durability.durable().0) >= limits.unapplied_entries.saturating_mul(UNDURABLE_FACTOR)
-            || self.is_flooded()
+            || self.log.unapplied_bytes() > limits.unapplied_bytes
     }
 
     /// A refused request counts as seen too: a copy of the message must not append what its member was told is not. A member that
@@ -202,17 +202,6 @@ impl Consensus {
             }
             out.push(ConsensusEffect::Refuse(oldest.remove_entry().0, Refusal::OutcomeUnknown));
         }
-    }
-
-    /// Bytes of entries that are in the log and not applied, estimated by the newest entries of the tail.
-    pub(super) fn is_flooded(&self) -> bool {
-        let unapplied = self.log.last().index.0.saturating_sub(self.applied.0);
-        if unapplied == 0 || self.log.bytes() <= self.settings.limits.unapplied_bytes {
-            return false;
-        }
-        let from = self.applied.next().max(self.log.first());
-        let bytes: usize = self.log.range(from, self.log.last().index).map(entry_bytes).sum();
-        bytes > self.settings.limits.unapplied_bytes
     }
 }
 

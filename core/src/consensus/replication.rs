@@ -290,7 +290,7 @@ impl Consensus {
         if !is_well_formed(previous, &entries, self.term) {
             return self.distrust(from, "appends entries out of order", out);
         }
-        if !self.follow(from, out) || self.is_flooded() {
+        if !self.follow(from, out) || (planted(Mutant::F1) && self.log.unapplied_bytes() > self.settings.limits.unapplied_bytes) {
             return;
         }
         // What is committed here is in every later leader's log: it needs no comparing, and its terms may be forgotten.
@@ -311,9 +311,18 @@ impl Consensus {
         }
         let matched = LogIndex(previous.index.0 + entries.len() as u64);
         let is_empty = entries.is_empty();
-        if !self.take_entries(previous.index, entries) {
-            return self.distrust(from, "overrules a committed entry", out);
+        let known = self.known_entries(&entries);
+        let first_new = LogIndex(previous.index.0 + known as u64).next();
+        let conflicts = first_new <= self.log.last().index && (known < entries.len() || planted(Mutant::R4));
+        if conflicts {
+            if first_new <= self.commit {
+                return self.distrust(from, "overrules a committed entry", out);
+            }
+            self.truncate(first_new);
+        } else if known < entries.len() && self.holds_back() {
+            return;
         }
+        entries.into_iter().skip(known).for_each(|entry| self.append_entry(entry));
         // A mere notice of commitment needs no answer; whatever probes, or asks for a lost answer, tells no news of that kind.
         let notice = is_empty && commit.min(matched) > self.commit;
         self.commit = self.commit.max(commit.min(matched));
@@ -322,20 +331,18 @@ impl Consensus {
         }
     }
 
-    /// Appends what is new; truncates only where a term differs. Says no if that would reach below the commit index.
-    fn take_entries(&mut self, previous: LogIndex, entries: Vec<Entry>) -> bool {
-        let agrees = |entry: &Entry| self.log.term(entry.id.index) == Some(entry.id.term) && !planted(Mutant::R4);
-        let known = entries.iter().take_while(|entry| agrees(entry)).count();
-        let from = LogIndex(previous.0 + known as u64).next();
-        let conflicts = from <= self.log.last().index && (known < entries.len() || planted(Mutant::R4));
-        if conflicts {
-            if from <= self.commit {
-                return false;
-            }
-            self.truncate(from);
-        }
-        entries.into_iter().skip(known).for_each(|entry| self.append_entry(entry));
-        true
+    /// Whether no new entries are taken for now, because so many committed ones wait to be applied. Those drain by themselves, and
+    /// the leader, which gets no answer, tries again with the next sign of life. Entries that nobody has committed are no reason:
+    /// they wait for what the leader sends.
+    fn holds_back(&self) -> bool {
+        self.log.delivered_bytes() > self.settings.limits.unapplied_bytes
+    }
+
+    /// How many of these entries the log has already. What differs after them is overruled; what agrees never is, or an old append
+    /// that arrives late would undo what a later one brought (Raft §5.3).
+    fn known_entries(&self, entries: &[Entry]) -> usize {
+        let agrees = |entry: &&Entry| self.log.term(entry.id.index) == Some(entry.id.term) && !planted(Mutant::R4);
+        entries.iter().take_while(agrees).count()
     }
 
     fn truncate(&mut self, from: LogIndex) {

@@ -11,6 +11,7 @@ mod a_follower_far_behind_catches_up_from_the_wal;
 mod a_follower_that_hears_its_leader_ignores_campaigns;
 mod a_forward_of_an_old_term_is_refused;
 mod a_forwarded_proposal_is_unknown_when_its_term_ends;
+mod a_full_log_still_follows_its_leader;
 mod a_joint_configuration_needs_both_majorities;
 mod a_leader_of_an_old_term_is_told_the_new_one;
 mod a_leader_that_hears_no_quorum_steps_down;

@@ -67,6 +67,8 @@ struct Member {
     segments: BTreeMap<SegmentId, Vec<u8>>,
     disk_stalled: bool,
     stalled: Vec<Event>,
+    /// What is committed waits to be applied.
+    machine_stalled: bool,
     applied: LogIndex,
     /// The state store survives a crash through here.
     synced: LogIndex,
@@ -129,6 +131,7 @@ impl World {
                 segments: BTreeMap::new(),
                 disk_stalled: false,
                 stalled: Vec::new(),
+                machine_stalled: false,
                 applied: LogIndex(0),
                 synced: LogIndex(0),
                 fsync_at: Duration::ZERO,
@@ -343,12 +346,23 @@ impl World {
         }
     }
 
+    /// What is committed at this member stays unapplied until `resume_machine`.
+    pub fn stall_machine(&mut self, id: u64) {
+        self.members.get_mut(&id).unwrap().machine_stalled = true;
+    }
+
+    pub fn resume_machine(&mut self, id: u64) {
+        self.members.get_mut(&id).unwrap().machine_stalled = false;
+        self.flush(id);
+    }
+
     /// The member dies; writes that were not durable are lost.
     pub fn crash(&mut self, id: u64) {
         let member = self.members.get_mut(&id).unwrap();
         member.consensus = None;
         member.life += 1;
         member.stalled.clear();
+        member.machine_stalled = false;
         member.fsync_at = Duration::ZERO;
         if self.traced {
             writeln!(self.trace, "{:>5}ms n{id} crashes", self.now.as_millis()).unwrap();
@@ -428,6 +442,9 @@ impl World {
         self.members.get_mut(&id).unwrap().consensus.as_mut().unwrap().flush(now, &mut out);
         out.into_iter().for_each(|effect| self.carry_out(id, effect));
         let member = self.members.get_mut(&id).unwrap();
+        if member.machine_stalled {
+            return;
+        }
         let (applied, consensus) = (member.applied, member.consensus.as_mut().unwrap());
         let mut out = Vec::new();
         consensus.step(now, ConsensusInput::Applied(applied), &mut out);
