@@ -114,6 +114,30 @@ pub enum Message {
     TimeoutNow,
 }
 
+impl Message {
+    /// The highest index of the log that this speaks of; 0 if it speaks of none.
+    pub(super) fn highest_index(&self) -> LogIndex {
+        match self {
+            Self::PreVote { end } | Self::RequestVote { end, .. } => end.index,
+            Self::Append { previous, entries, commit, .. } => {
+                LogIndex(previous.index.0.saturating_add(entries.len() as u64)).max(*commit)
+            }
+            Self::Appended { matched, .. } => *matched,
+            Self::AppendRejected { previous, hint, .. } => previous.index.max(hint.index),
+            Self::Heartbeat { commit, replicated, .. } => (*commit).max(*replicated),
+            Self::ReadIndexReply { index, .. } => *index,
+            Self::PreVoteReply { .. }
+            | Self::Vote { .. }
+            | Self::HeartbeatReply { .. }
+            | Self::Forward(_)
+            | Self::ForwardRefused { .. }
+            | Self::ReadIndex(_)
+            | Self::ReadIndexRefused { .. }
+            | Self::TimeoutNow => LogIndex(0),
+        }
+    }
+}
+
 /// Why a leader did not take a forwarded proposal. Nothing was appended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum ForwardRefusal {

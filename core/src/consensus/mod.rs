@@ -102,6 +102,12 @@ impl Default for Limits {
     }
 }
 
+/// How far a peer's term, or its log, may be ahead of this member's own to be believed. A member adopts a higher term from anyone
+/// and makes it durable, so a single flipped bit could bring the whole cluster to the end of its numbers, where no election is
+/// possible any more. Honest members never come so far apart: with a thousand elections a second for a hundred thousand years, or a
+/// million entries a second for a hundred. And no single message takes more than one 4,096th of the numbers there are.
+const AHEAD_MAX: u64 = 1 << 52;
+
 /// The Raft actor of one member.
 #[derive(Debug)]
 pub struct Consensus {
@@ -327,7 +333,8 @@ impl Consensus {
 
     fn on_receive(&mut self, envelope: Envelope, out: &mut Vec<ConsensusEffect>) {
         let Envelope { from, to, term, message } = envelope;
-        if let Err(reason) = self.admit(from, to, &message) {
+        let doubt = self.check_sender(from, to, &message).and_then(|()| self.check_numbers(term, &message));
+        if let Err(reason) = doubt {
             return self.distrust(from, reason, out);
         }
         match &message {
@@ -360,8 +367,8 @@ impl Consensus {
         }
     }
 
-    /// Whether a message can be what it claims to be.
-    fn admit(&self, from: MemberId, to: MemberId, message: &Message) -> Result<(), &'static str> {
+    /// Whether a message can be from whom it claims to be.
+    fn check_sender(&self, from: MemberId, to: MemberId, message: &Message) -> Result<(), &'static str> {
         if to != self.settings.member {
             return Err("sends what is meant for another member");
         }
@@ -374,6 +381,17 @@ impl Consensus {
             _ => false,
         };
         if lagging || self.configuration().contains(from) { Ok(()) } else { Err("not in the configuration") }
+    }
+
+    /// Whether a cluster can have come to the term and the log that a message speaks of.
+    fn check_numbers(&self, term: Term, message: &Message) -> Result<(), &'static str> {
+        if term.0.saturating_sub(self.term.0) > AHEAD_MAX {
+            return Err("speaks of a term that no election has reached");
+        }
+        if message.highest_index().0.saturating_sub(self.log.last().index.0) > AHEAD_MAX {
+            return Err("speaks of an entry that no log has reached");
+        }
+        Ok(())
     }
 
     /// From an earlier term. A leader or candidate that has not heard is told; a member that asked one must ask again.

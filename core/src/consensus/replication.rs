@@ -403,6 +403,10 @@ impl Consensus {
         if commit > self.log.last().index {
             return self.distrust(from, "commits entries that were never acknowledged", out);
         }
+        // This member's own log is one of those that it is the shortest of.
+        if replicated > self.log.last().index {
+            return self.distrust(from, "lets go of entries that were never acknowledged", out);
+        }
         self.commit = self.commit.max(commit);
         self.replicated = self.replicated.max(replicated);
         self.durability.idle(self.now, self.settings.heartbeat_interval);
