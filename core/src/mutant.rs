@@ -39,8 +39,22 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every mutant, in the order of the campaign's table.
-    pub const ALL: [Self; 14] =
-        [Self::E1, Self::E9, Self::R1, Self::R4, Self::R8, Self::R9, Self::F1, Self::L1, Self::L2, Self::W1b, Self::W7, Self::K4, Self::V4, Self::T1];
+    pub const ALL: [Self; 14] = [
+        Self::E1,
+        Self::E9,
+        Self::R1,
+        Self::R4,
+        Self::R8,
+        Self::R9,
+        Self::F1,
+        Self::L1,
+        Self::L2,
+        Self::W1b,
+        Self::W7,
+        Self::K4,
+        Self::V4,
+        Self::T1,
+    ];
 }
 
 #[cfg(feature = "mutants")]

@@ -9,7 +9,7 @@ use crate::network::{digest, is_weighty};
 use crate::schedule::FaultClass;
 use crate::store::{SimReader, StoreCrash};
 use crate::world::{Event, World};
-use quorate_core::consensus::{Envelope, Message, Role, Settings};
+use quorate_core::consensus::{Envelope, Message, RaftMessage, Role, Settings};
 use quorate_core::effect::INPUTS_PER_FLUSH;
 use quorate_core::machine::{Machine, MachineSettings};
 use quorate_core::mvcc::View;
@@ -413,13 +413,13 @@ impl World {
         if to >= self.members.len() {
             return;
         }
-        if let Message::Append { entries, .. } = &envelope.message
+        if let Message::Raft(RaftMessage::Append { entries, .. }) = &envelope.message
             && self.parameters.tiny
             && entries.len() >= self.parameters.limits.append_entries
         {
             self.tally.mattered(FaultClass::Tiny);
         }
-        if matches!(&envelope.message, Message::Append { entries, .. } if !entries.is_empty())
+        if matches!(&envelope.message, Message::Raft(RaftMessage::Append { entries, .. }) if !entries.is_empty())
             && let Some(left) = self.members[member].life.as_mut().and_then(|life| life.appends_left.as_mut())
         {
             if *left == 0 {

@@ -6,10 +6,9 @@
 //! ```
 
 use super::{
-    Configuration, Consensus, Leader, Message, Payload, Role, State, Transfer, proposal, quorum, quorum::VoteResult, read_index,
-    replication,
+    Configuration, Consensus, ConsensusEffect, Leader, Message, Payload, RaftMessage, Role, State, Transfer, proposal, quorum,
+    quorum::VoteResult, read_index, replication,
 };
-use crate::effect::ConsensusEffect;
 use crate::mutant::{Mutant, planted};
 use crate::types::{LogId, MemberId, Monotonic, Term};
 use crate::wal::Record;
@@ -117,7 +116,9 @@ impl Consensus {
         self.lose_leader(out);
         self.state = State::PreCandidate(BTreeMap::from([(member, true)]));
         let end = self.log.last();
-        self.ask_voters(self.term.next(), &Message::PreVote { end }, |_, envelope| out.push(ConsensusEffect::Send(envelope)));
+        self.ask_voters(self.term.next(), &Message::Raft(RaftMessage::PreVote { end }), |_, envelope| {
+            out.push(ConsensusEffect::Send(envelope))
+        });
         self.count_votes(out);
     }
 
@@ -132,7 +133,7 @@ impl Consensus {
         self.state = State::Candidate(BTreeMap::new());
         let end = self.log.last();
         // A request promises not to stand again in this term with another log, and our own vote, so it waits for the disk.
-        self.ask_voters(self.term, &Message::RequestVote { end, transfer }, |consensus, envelope| {
+        self.ask_voters(self.term, &Message::Raft(RaftMessage::RequestVote { end, transfer }), |consensus, envelope| {
             let held = consensus.durability.after_ballot(envelope);
             debug_assert!(held.is_none());
         });
@@ -187,7 +188,8 @@ impl Consensus {
     pub(super) fn on_pre_vote(&mut self, from: MemberId, asked: Term, end: LogId, out: &mut Vec<ConsensusEffect>) {
         let granted = asked > self.term && end >= self.log.last() && !self.is_sticky();
         let term = if granted { asked } else { self.term };
-        let envelope = super::Envelope { from: self.settings.member, to: from, term, message: Message::PreVoteReply { granted } };
+        let envelope =
+            super::Envelope { from: self.settings.member, to: from, term, message: Message::Raft(RaftMessage::PreVoteReply { granted }) };
         if granted {
             out.push(ConsensusEffect::Send(envelope));
         } else if let Some(envelope) = self.durability.after_ballot(envelope) {
@@ -224,9 +226,9 @@ impl Consensus {
             self.rearm();
         }
         if planted(Mutant::E1) {
-            return self.send(from, Message::Vote { granted }, out);
+            return self.send(from, Message::Raft(RaftMessage::Vote { granted }), out);
         }
-        self.send_after_ballot(from, Message::Vote { granted }, out);
+        self.send_after_ballot(from, Message::Raft(RaftMessage::Vote { granted }), out);
     }
 
     pub(super) fn on_vote(&mut self, from: MemberId, granted: bool, out: &mut Vec<ConsensusEffect>) {
@@ -305,7 +307,7 @@ impl Consensus {
         let target = transfer.target;
         if !transfer.asked && leader.peers.get(&target).is_some_and(|peer| peer.matched == last) {
             transfer.asked = true;
-            self.send(target, Message::TimeoutNow, out);
+            self.send(target, Message::Raft(RaftMessage::TimeoutNow), out);
         }
     }
 

@@ -1,6 +1,6 @@
 //! ③ The replicated log as memory holds it: its newest entries, and the terms of all that came in this life.
 
-use super::{Entry, Payload};
+use crate::entry::{Entry, Payload};
 use crate::types::{LogId, LogIndex, Term};
 use alloc::{collections::VecDeque, sync::Arc, vec::Vec};
 
@@ -13,7 +13,7 @@ pub(super) fn entry_bytes(entry: &Entry) -> usize {
         + match &entry.payload {
             Payload::Empty => 0,
             Payload::Command { command, .. } => command.len(),
-            Payload::Configuration(configuration) => {
+            Payload::Configuration { configuration, .. } => {
                 configuration.peer_urls.values().flatten().map(|url| ENTRY_OVERHEAD_BYTES + url.len()).sum()
             }
         }

@@ -13,6 +13,7 @@
 mod display;
 mod durability;
 mod election;
+mod io;
 mod log;
 mod membership;
 mod message;
@@ -21,7 +22,9 @@ mod quorum;
 mod read_index;
 mod replication;
 
-pub use message::{Configuration, Entry, Envelope, ForwardRefusal, Message, Payload, Role};
+pub use crate::entry::{Configuration, Entry, Payload};
+pub use io::{ConsensusEffect, ConsensusInput, Proposal};
+pub use message::{Envelope, ForwardMessage, ForwardRefusal, Message, RaftMessage, ReadMessage, Role};
 
 use self::{
     durability::Durability,
@@ -32,7 +35,6 @@ use self::{
     replication::{Acknowledgement, Progress},
 };
 use crate::command::RaftStatus;
-use crate::effect::{ConsensusEffect, ConsensusInput};
 use crate::types::{Boot, LogId, LogIndex, MemberId, Monotonic, Now, Term, WriteNumber};
 use crate::wal::{Record, Recovered};
 use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
@@ -189,7 +191,7 @@ impl Consensus {
         let Recovered { term, vote, commit, before, entries, planner, .. } = recovered;
         let mut membership = Membership::new(applied, configuration);
         for entry in entries.iter().filter(|entry| entry.id.index > applied) {
-            if let Payload::Configuration(configuration) = &entry.payload {
+            if let Payload::Configuration { configuration, .. } = &entry.payload {
                 membership.append(entry.id.index, configuration.clone());
             }
         }
@@ -338,9 +340,9 @@ impl Consensus {
             return self.distrust(from, reason, out);
         }
         match &message {
-            Message::PreVote { end } => return self.on_pre_vote(from, term, *end, out),
-            Message::PreVoteReply { granted } => return self.on_pre_vote_reply(from, term, *granted, out),
-            Message::RequestVote { transfer, .. } if self.ignores_campaign(term, *transfer) => return,
+            Message::Raft(RaftMessage::PreVote { end }) => return self.on_pre_vote(from, term, *end, out),
+            Message::Raft(RaftMessage::PreVoteReply { granted }) => return self.on_pre_vote_reply(from, term, *granted, out),
+            Message::Raft(RaftMessage::RequestVote { transfer, .. }) if self.ignores_campaign(term, *transfer) => return,
             _ => {}
         }
         if term < self.term {
@@ -350,20 +352,24 @@ impl Consensus {
             self.begin_term(term, None, out);
         }
         match message {
-            Message::PreVote { .. } | Message::PreVoteReply { .. } => {}
-            Message::RequestVote { end, .. } => self.on_request_vote(from, end, out),
-            Message::Vote { granted } => self.on_vote(from, granted, out),
-            Message::Append { previous, entries, commit, round } => self.on_append(from, previous, entries, commit, round, out),
-            Message::Appended { matched, round } => self.on_appended(from, matched, round, out),
-            Message::AppendRejected { previous, hint, round } => self.on_append_rejected(from, previous, hint, round, out),
-            Message::Heartbeat { commit, round, replicated } => self.on_heartbeat(from, commit, round, replicated, out),
-            Message::HeartbeatReply { round } => self.on_heartbeat_reply(from, round, out),
-            Message::Forward(proposals) => self.on_forward(from, proposals, out),
-            Message::ForwardRefused { requests, refusal } => self.on_forward_refused(from, requests, refusal, out),
-            Message::ReadIndex(reads) => self.on_read_index(from, reads, out),
-            Message::ReadIndexReply { reads, index } => self.on_read_index_reply(from, reads, index, out),
-            Message::ReadIndexRefused { reads } => self.on_read_index_refused(reads, out),
-            Message::TimeoutNow => self.on_timeout_now(from, out),
+            Message::Raft(message) => self.on_raft(from, message, out),
+            Message::Read(message) => self.on_read_message(from, message, out),
+            Message::Forward(message) => self.on_forward_message(from, message, out),
+        }
+    }
+
+    /// Of the present term.
+    fn on_raft(&mut self, from: MemberId, message: RaftMessage, out: &mut Vec<ConsensusEffect>) {
+        match message {
+            RaftMessage::PreVote { .. } | RaftMessage::PreVoteReply { .. } => {}
+            RaftMessage::RequestVote { end, .. } => self.on_request_vote(from, end, out),
+            RaftMessage::Vote { granted } => self.on_vote(from, granted, out),
+            RaftMessage::Append { previous, entries, commit, round } => self.on_append(from, previous, entries, commit, round, out),
+            RaftMessage::Appended { matched, round } => self.on_appended(from, matched, round, out),
+            RaftMessage::AppendRejected { previous, hint, round } => self.on_append_rejected(from, previous, hint, round, out),
+            RaftMessage::Heartbeat { commit, round, replicated } => self.on_heartbeat(from, commit, round, replicated, out),
+            RaftMessage::HeartbeatReply { round } => self.on_heartbeat_reply(from, round, out),
+            RaftMessage::TimeoutNow => self.on_timeout_now(from, out),
         }
     }
 
@@ -376,8 +382,8 @@ impl Consensus {
             return Err("speaks in this member's name");
         }
         let lagging = match message {
-            Message::Append { .. } | Message::Heartbeat { .. } => true,
-            Message::PreVote { end } | Message::RequestVote { end, .. } => *end > self.log.last(),
+            Message::Raft(RaftMessage::Append { .. } | RaftMessage::Heartbeat { .. }) => true,
+            Message::Raft(RaftMessage::PreVote { end } | RaftMessage::RequestVote { end, .. }) => *end > self.log.last(),
             _ => false,
         };
         if lagging || self.configuration().contains(from) { Ok(()) } else { Err("not in the configuration") }
@@ -397,13 +403,13 @@ impl Consensus {
     /// From an earlier term. A leader or candidate that has not heard is told; a member that asked one must ask again.
     fn on_stale(&mut self, from: MemberId, message: Message, out: &mut Vec<ConsensusEffect>) {
         let reply = match message {
-            Message::Append { .. } | Message::Heartbeat { .. } => Message::HeartbeatReply { round: 0 },
-            Message::RequestVote { .. } => Message::Vote { granted: false },
-            Message::Forward(proposals) => {
+            Message::Raft(RaftMessage::Append { .. } | RaftMessage::Heartbeat { .. }) => RaftMessage::HeartbeatReply { round: 0 }.into(),
+            Message::Raft(RaftMessage::RequestVote { .. }) => RaftMessage::Vote { granted: false }.into(),
+            Message::Forward(ForwardMessage::Request(proposals)) => {
                 let requests = proposals.into_iter().map(|proposal| proposal.request).collect();
-                Message::ForwardRefused { requests, refusal: ForwardRefusal::NotLeader }
+                ForwardMessage::Refused { requests, refusal: ForwardRefusal::NotLeader }.into()
             }
-            Message::ReadIndex(reads) => Message::ReadIndexRefused { reads },
+            Message::Read(ReadMessage::Request(reads)) => ReadMessage::Refused { reads }.into(),
             _ => return,
         };
         self.send_after_ballot(from, reply, out);
@@ -471,10 +477,8 @@ impl Consensus {
             let through = self.commit.min(LogIndex(self.delivered.0.saturating_add(batch)));
             let entries = self.log.deliver(from, through);
             for entry in &*entries {
-                if let Payload::Command { request, .. } = &entry.payload
-                    && request.member == self.settings.member
-                {
-                    self.proposals.committed(*request);
+                if let Some(request) = entry.payload.request().filter(|request| request.member == self.settings.member) {
+                    self.proposals.committed(request);
                 }
             }
             out.push(ConsensusEffect::Committed(entries));

@@ -2,9 +2,8 @@
 //!
 //! A proposal that may be in some leader's log when that leader's term ends is *unknown*; it is never proposed again.
 
-use super::{Consensus, ForwardRefusal, Message, Payload, State};
+use super::{Consensus, ConsensusEffect, ForwardMessage, ForwardRefusal, Message, Payload, Proposal, State};
 use crate::command::Refusal;
-use crate::effect::{ConsensusEffect, Proposal};
 use crate::types::{Boot, MemberId, Monotonic, RequestId};
 use alloc::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -71,6 +70,13 @@ impl Window {
 }
 
 impl Consensus {
+    pub(super) fn on_forward_message(&mut self, from: MemberId, message: ForwardMessage, out: &mut Vec<ConsensusEffect>) {
+        match message {
+            ForwardMessage::Request(proposals) => self.on_forward(from, proposals, out),
+            ForwardMessage::Refused { requests, refusal } => self.on_forward_refused(from, requests, refusal, out),
+        }
+    }
+
     pub(super) fn on_propose(&mut self, proposals: Vec<Proposal>, out: &mut Vec<ConsensusEffect>) {
         for proposal in proposals {
             if self.proposals.len() >= self.settings.limits.pending_proposals {
@@ -111,14 +117,14 @@ impl Consensus {
         let mut bytes = 0;
         while let Some((since, proposal)) = self.proposals.held.pop_front() {
             if batch.len() >= limits.append_entries || (bytes + proposal.command.len() > limits.append_bytes && !batch.is_empty()) {
-                self.send(leader, Message::Forward(core::mem::take(&mut batch)), out);
+                self.send(leader, Message::Forward(ForwardMessage::Request(core::mem::take(&mut batch))), out);
                 bytes = 0;
             }
             bytes += proposal.command.len();
             self.proposals.sent.insert(proposal.request, since);
             batch.push(proposal);
         }
-        self.send(leader, Message::Forward(batch), out);
+        self.send(leader, Message::Forward(ForwardMessage::Request(batch)), out);
     }
 
     fn append_proposal(&mut self, proposal: Proposal) {
@@ -137,7 +143,7 @@ impl Consensus {
 
     /// A refused request counts as seen too: a copy of the message must not append what its member was told is not. A member that
     /// led this term and does so no more says nothing: it may have appended an earlier copy, so to its sender this is unknown.
-    pub(super) fn on_forward(&mut self, from: MemberId, proposals: Vec<Proposal>, out: &mut Vec<ConsensusEffect>) {
+    fn on_forward(&mut self, from: MemberId, proposals: Vec<Proposal>, out: &mut Vec<ConsensusEffect>) {
         if proposals.iter().any(|proposal| proposal.request.member != from) {
             return self.distrust(from, "forwards another member's proposals", out);
         }
@@ -159,17 +165,11 @@ impl Consensus {
             }
         }
         if !refused.is_empty() {
-            self.send(from, Message::ForwardRefused { requests: refused, refusal }, out);
+            self.send(from, Message::Forward(ForwardMessage::Refused { requests: refused, refusal }), out);
         }
     }
 
-    pub(super) fn on_forward_refused(
-        &mut self,
-        from: MemberId,
-        requests: Vec<RequestId>,
-        refusal: ForwardRefusal,
-        out: &mut Vec<ConsensusEffect>,
-    ) {
+    fn on_forward_refused(&mut self, from: MemberId, requests: Vec<RequestId>, refusal: ForwardRefusal, out: &mut Vec<ConsensusEffect>) {
         if matches!(self.state, State::Leader(_)) || self.leader.is_some_and(|leader| leader != from) {
             return;
         }

@@ -3,9 +3,8 @@
 //! The leader notes its commit index, asks a quorum whether it still leads, and may then answer from that index on. One question
 //! serves all reads that were there when it was asked: a *round*. A read joins only a round that starts after it arrived.
 
-use super::{Consensus, Envelope, Message, State, quorum};
+use super::{Consensus, ConsensusEffect, Envelope, Message, ReadMessage, State, quorum};
 use crate::command::Refusal;
-use crate::effect::ConsensusEffect;
 use crate::mutant::{Mutant, planted};
 use crate::types::{LogIndex, MemberId, Monotonic, ReadId};
 use alloc::{
@@ -59,6 +58,14 @@ impl Rounds {
 }
 
 impl Consensus {
+    pub(super) fn on_read_message(&mut self, from: MemberId, message: ReadMessage, out: &mut Vec<ConsensusEffect>) {
+        match message {
+            ReadMessage::Request(reads) => self.on_read_index(from, reads, out),
+            ReadMessage::Reply { reads, index } => self.on_read_index_reply(from, reads, index, out),
+            ReadMessage::Refused { reads } => self.on_read_index_refused(reads, out),
+        }
+    }
+
     pub(super) fn on_read(&mut self, read: ReadId, out: &mut Vec<ConsensusEffect>) {
         let with_us = if let State::Leader(leader) = &self.state { leader.rounds.len() } else { 0 };
         if self.reads.len() + with_us >= self.settings.limits.pending_reads {
@@ -67,18 +74,18 @@ impl Consensus {
         self.reads.unsent.push_back((self.now, read));
     }
 
-    pub(super) fn on_read_index(&mut self, from: MemberId, reads: Vec<ReadId>, out: &mut Vec<ConsensusEffect>) {
+    fn on_read_index(&mut self, from: MemberId, reads: Vec<ReadId>, out: &mut Vec<ConsensusEffect>) {
         if reads.iter().any(|read| read.member != from) {
             return self.distrust(from, "asks for another member's reads", out);
         }
         let limit = self.settings.limits.pending_reads;
         match &mut self.state {
             State::Leader(leader) if leader.rounds.len() + reads.len() <= limit => leader.rounds.waiting.extend(reads),
-            _ => self.send(from, Message::ReadIndexRefused { reads }, out),
+            _ => self.send(from, Message::Read(ReadMessage::Refused { reads }), out),
         }
     }
 
-    pub(super) fn on_read_index_reply(&mut self, from: MemberId, reads: Vec<ReadId>, index: LogIndex, out: &mut Vec<ConsensusEffect>) {
+    fn on_read_index_reply(&mut self, from: MemberId, reads: Vec<ReadId>, index: LogIndex, out: &mut Vec<ConsensusEffect>) {
         if self.leader != Some(from) {
             return;
         }
@@ -89,7 +96,7 @@ impl Consensus {
         }
     }
 
-    pub(super) fn on_read_index_refused(&mut self, reads: Vec<ReadId>, out: &mut Vec<ConsensusEffect>) {
+    fn on_read_index_refused(&mut self, reads: Vec<ReadId>, out: &mut Vec<ConsensusEffect>) {
         for read in reads {
             if self.reads.sent.remove(&read).is_some() {
                 out.push(ConsensusEffect::RefuseRead(read, Refusal::LeaderChanged));
@@ -109,7 +116,7 @@ impl Consensus {
             for chunk in unsent.chunks(READS_PER_MESSAGE) {
                 self.reads.sent.extend(chunk.iter().map(|&(since, read)| (read, since)));
                 let reads = chunk.iter().map(|&(_, read)| read).collect();
-                self.send(leader, Message::ReadIndex(reads), out);
+                self.send(leader, Message::Read(ReadMessage::Request(reads)), out);
             }
         }
     }
@@ -148,7 +155,7 @@ impl Consensus {
             }
         }
         for (to, reads) in theirs {
-            self.send(to, Message::ReadIndexReply { reads, index }, out);
+            self.send(to, Message::Read(ReadMessage::Reply { reads, index }), out);
         }
     }
 
@@ -163,7 +170,8 @@ impl Consensus {
             }
         }
         for (to, reads) in theirs {
-            let refusal = Envelope { from: self.settings.member, to, term: self.term, message: Message::ReadIndexRefused { reads } };
+            let refusal =
+                Envelope { from: self.settings.member, to, term: self.term, message: Message::Read(ReadMessage::Refused { reads }) };
             out.push(ConsensusEffect::Send(refusal));
         }
     }

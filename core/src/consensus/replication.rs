@@ -1,7 +1,6 @@
 //! ④ The leader brings every log to its own, pipelined (Raft §5.3); a follower takes what it is sent.
 
-use super::{Consensus, Entry, Message, Payload, State, log::entry_bytes, quorum};
-use crate::effect::ConsensusEffect;
+use super::{Consensus, ConsensusEffect, Entry, Message, Payload, RaftMessage, State, log::entry_bytes, quorum};
 use crate::mutant::{Mutant, planted};
 use crate::types::{LogId, LogIndex, MemberId, Monotonic, SegmentId, Term};
 use crate::wal::{self, Location, Planner, Record};
@@ -173,7 +172,7 @@ impl Consensus {
         let more = !entries.is_empty();
         progress.sent(last, bytes);
         progress.commit_sent = commit;
-        self.send(peer, Message::Append { previous, entries, commit, round }, out);
+        self.send(peer, Message::Raft(RaftMessage::Append { previous, entries, commit, round }), out);
         more
     }
 
@@ -260,7 +259,7 @@ impl Consensus {
         let beats: Vec<_> = leader.peers.iter().map(|(&peer, progress)| (peer, progress.matched.min(self.commit))).collect();
         self.replicated = self.replicated.max(replicated);
         for (peer, commit) in beats {
-            self.send(peer, Message::Heartbeat { commit, round, replicated }, out);
+            self.send(peer, Message::Raft(RaftMessage::Heartbeat { commit, round, replicated }), out);
         }
     }
 
@@ -306,7 +305,7 @@ impl Consensus {
                 return self.distrust(from, "overrules a committed entry", out);
             }
             let hint = self.hint(previous);
-            let message = Message::AppendRejected { previous, hint, round };
+            let message = Message::Raft(RaftMessage::AppendRejected { previous, hint, round });
             return self.send_after_ballot(from, message, out);
         }
         let matched = LogIndex(previous.index.0 + entries.len() as u64);
@@ -358,7 +357,7 @@ impl Consensus {
         let record = Record::Entry(entry);
         self.durability.record(&record);
         let Record::Entry(entry) = record else { unreachable!("made above") };
-        if let Payload::Configuration(configuration) = &entry.payload {
+        if let Payload::Configuration { configuration, .. } = &entry.payload {
             self.membership.append(entry.id.index, configuration.clone());
         }
         self.log.append(entry);
@@ -380,7 +379,7 @@ impl Consensus {
     /// An acknowledgement says that entries are durable, so it waits until they are.
     pub(super) fn send_acknowledgement(&mut self, out: &mut Vec<ConsensusEffect>) {
         let Some(Acknowledgement { to, matched, round }) = self.acknowledgement.take() else { return };
-        let envelope = self.envelope(to, Message::Appended { matched, round });
+        let envelope = self.envelope(to, Message::Raft(RaftMessage::Appended { matched, round }));
         if planted(Mutant::R9) {
             return out.push(ConsensusEffect::Send(envelope));
         }
@@ -411,7 +410,7 @@ impl Consensus {
         self.replicated = self.replicated.max(replicated);
         self.durability.idle(self.now, self.settings.heartbeat_interval);
         self.release_log();
-        self.send_after_ballot(from, Message::HeartbeatReply { round }, out);
+        self.send_after_ballot(from, Message::Raft(RaftMessage::HeartbeatReply { round }), out);
     }
 }
 

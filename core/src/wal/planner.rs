@@ -3,7 +3,7 @@
 use super::log::{Log, Segment};
 use super::record::{Place, Stamp, encode, preamble};
 use super::{Head, Identity, Location, Record, Recovered, WalSettings};
-use crate::consensus::Entry;
+use crate::entry::Entry;
 use crate::storage::WalOp;
 use crate::types::{Boot, LogId, LogIndex, MemberId, SegmentId, Term, WriteNumber};
 use alloc::{collections::VecDeque, vec::Vec};

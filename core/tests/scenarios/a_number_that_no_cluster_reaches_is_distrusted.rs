@@ -2,7 +2,7 @@
 //! the message is dropped and its sender distrusted, and the cluster elects and writes as before.
 
 use crate::world::World;
-use quorate_core::consensus::{Entry, Message, Payload, Role};
+use quorate_core::consensus::{Entry, Message, Payload, RaftMessage, ReadMessage, Role};
 use quorate_core::effect::ConsensusEffect;
 use quorate_core::types::{LogId, LogIndex, ReadId, Term};
 
@@ -15,13 +15,13 @@ fn is_distrusted(world: &World, by: u64) -> bool {
 #[test]
 fn the_last_term_is_distrusted_whoever_speaks_of_it() {
     let messages = [
-        Message::HeartbeatReply { round: 0 },
-        Message::Heartbeat { commit: LogIndex(0), round: 0, replicated: LogIndex(0) },
-        Message::PreVote { end: LogId::default() },
-        Message::PreVoteReply { granted: false },
-        Message::PreVoteReply { granted: true },
-        Message::RequestVote { end: END, transfer: true },
-        Message::TimeoutNow,
+        Message::Raft(RaftMessage::HeartbeatReply { round: 0 }),
+        Message::Raft(RaftMessage::Heartbeat { commit: LogIndex(0), round: 0, replicated: LogIndex(0) }),
+        Message::Raft(RaftMessage::PreVote { end: LogId::default() }),
+        Message::Raft(RaftMessage::PreVoteReply { granted: false }),
+        Message::Raft(RaftMessage::PreVoteReply { granted: true }),
+        Message::Raft(RaftMessage::RequestVote { end: END, transfer: true }),
+        Message::Raft(RaftMessage::TimeoutNow),
     ];
     for term in [u64::MAX, u64::MAX - 1, 1 << 60] {
         for message in &messages {
@@ -47,7 +47,7 @@ fn the_last_term_is_distrusted_whoever_speaks_of_it() {
 fn a_member_that_was_away_for_many_elections_is_believed() {
     let mut world = World::new(3);
     world.elect(1);
-    world.receive(3, 2, 1 << 40, Message::HeartbeatReply { round: 0 });
+    world.receive(3, 2, 1 << 40, Message::Raft(RaftMessage::HeartbeatReply { round: 0 }));
     assert_eq!(world.term(2), 1 << 40);
     world.run(10 * crate::world::ELECTION_TIMEOUT);
     assert!(world.term(1) >= 1 << 40, "and the others learn of it");
@@ -57,12 +57,12 @@ fn a_member_that_was_away_for_many_elections_is_believed() {
 fn an_index_beyond_any_log_is_distrusted() {
     let entries = vec![Entry { id: END, payload: Payload::Empty }];
     let from_leader = [
-        Message::Append { previous: END, entries, commit: LogIndex(4), round: 0 },
-        Message::Append { previous: END, entries: vec![], commit: LogIndex(4), round: 0 },
-        Message::Append { previous: LogId::default(), entries: vec![], commit: END.index, round: 0 },
-        Message::Heartbeat { commit: END.index, round: 0, replicated: LogIndex(0) },
-        Message::Heartbeat { commit: LogIndex(4), round: 0, replicated: END.index },
-        Message::Heartbeat { commit: LogIndex(4), round: 0, replicated: LogIndex(5) },
+        Message::Raft(RaftMessage::Append { previous: END, entries, commit: LogIndex(4), round: 0 }),
+        Message::Raft(RaftMessage::Append { previous: END, entries: vec![], commit: LogIndex(4), round: 0 }),
+        Message::Raft(RaftMessage::Append { previous: LogId::default(), entries: vec![], commit: END.index, round: 0 }),
+        Message::Raft(RaftMessage::Heartbeat { commit: END.index, round: 0, replicated: LogIndex(0) }),
+        Message::Raft(RaftMessage::Heartbeat { commit: LogIndex(4), round: 0, replicated: END.index }),
+        Message::Raft(RaftMessage::Heartbeat { commit: LogIndex(4), round: 0, replicated: LogIndex(5) }),
     ];
     for message in from_leader {
         let mut world = World::new(3);
@@ -73,9 +73,9 @@ fn an_index_beyond_any_log_is_distrusted() {
         assert_eq!(world.consensus(2).last().index, LogIndex(4));
     }
     let from_follower = [
-        Message::Appended { matched: END.index, round: u64::MAX },
-        Message::AppendRejected { previous: END, hint: END, round: u64::MAX },
-        Message::AppendRejected { previous: LogId::default(), hint: END, round: u64::MAX },
+        Message::Raft(RaftMessage::Appended { matched: END.index, round: u64::MAX }),
+        Message::Raft(RaftMessage::AppendRejected { previous: END, hint: END, round: u64::MAX }),
+        Message::Raft(RaftMessage::AppendRejected { previous: LogId::default(), hint: END, round: u64::MAX }),
     ];
     for message in from_follower {
         let mut world = World::new(3);
@@ -94,7 +94,7 @@ fn a_read_is_not_promised_at_an_index_that_no_log_reaches() {
     let mut world = World::new(3);
     world.elect(1);
     let read: ReadId = world.read(2);
-    world.receive(1, 2, 2, Message::ReadIndexReply { reads: vec![read], index: END.index });
+    world.receive(1, 2, 2, Message::Read(ReadMessage::Reply { reads: vec![read], index: END.index }));
     assert!(is_distrusted(&world, 2));
     world.settle();
     assert_eq!(world.reads_answered, 1, "the leader's own answer counts");

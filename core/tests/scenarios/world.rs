@@ -155,7 +155,7 @@ impl World {
         if let Some(other) = &self.options.configuration {
             configuration = other.clone();
             entries.truncate(1);
-            entries[0].payload = Payload::Configuration(configuration.clone());
+            entries[0].payload = Payload::Configuration { request: None, configuration: configuration.clone() };
         }
         let settings = WalSettings { segment_bytes: self.options.segment_bytes, spare_segments: 1 };
         let member = self.members.get_mut(&id).unwrap();
@@ -179,7 +179,7 @@ impl World {
             limits: self.options.limits,
         };
         for entry in &self.ledger[..member.synced.0 as usize] {
-            if let Payload::Configuration(stored) = &entry.payload {
+            if let Payload::Configuration { configuration: stored, .. } = &entry.payload {
                 configuration = stored.clone();
             }
         }

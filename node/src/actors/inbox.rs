@@ -96,7 +96,7 @@ impl WalListener for TellReplica {
 mod tests {
     use super::*;
     use quorate_core::{
-        consensus::{Envelope, Message},
+        consensus::{Envelope, ForwardMessage, Message},
         types::{Boot, RequestId, Term},
     };
 
@@ -106,7 +106,12 @@ mod tests {
         let inbox = PeerInbox::new(sender);
         let request = RequestId { member: MemberId(2), boot: Boot(1), sequence: 0 };
         let proposal = Proposal { request, command: Bytes::from(vec![0; INBOX_PEER_BYTES / 4]) };
-        let envelope = Envelope { from: MemberId(2), to: MemberId(1), term: Term(1), message: Message::Forward(vec![proposal]) };
+        let envelope = Envelope {
+            from: MemberId(2),
+            to: MemberId(1),
+            term: Term(1),
+            message: Message::Forward(ForwardMessage::Request(vec![proposal])),
+        };
         let mut delivering = (0..4).map(|_| Box::pin(inbox.deliver(PeerEvent::Received(envelope.clone())))).collect::<Vec<_>>();
         let mut fourth = delivering.pop().expect("four");
         futures::future::join_all(delivering).await;

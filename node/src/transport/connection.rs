@@ -275,7 +275,7 @@ async fn receive(transport: &Transport, stream: &mut TcpStream, buffer: &mut Byt
             Frame::Ping => {}
             Frame::Message(envelope) if envelope.from != peer.member => return End::Foreign("a message in another member's name"),
             Frame::Message(envelope) => {
-                if matches!(envelope.message, quorate_core::consensus::Message::Append { .. }) {
+                if matches!(envelope.message, quorate_core::consensus::Message::Raft(quorate_core::consensus::RaftMessage::Append { .. })) {
                     settings.fresh.store(false, Ordering::Relaxed);
                 }
                 (settings.deliver)(PeerEvent::Received(envelope)).await;
