@@ -152,7 +152,7 @@ impl Log {
 
     /// The last entry at or below `hint` whose term is not above the hint's: where two logs may still agree (Raft §5.3).
     /// Where terms are not known, the hint's own index.
-    pub(super) fn agreement(&self, hint: LogId) -> LogIndex {
+    pub(super) fn find_conflict_by_term(&self, hint: LogId) -> LogIndex {
         let index = hint.index.min(self.last.index);
         let runs = self.runs.partition_point(|run| run.index <= index);
         let Some(newer) = self.runs.iter().take(runs).position(|run| run.term > hint.term) else { return index };
@@ -172,7 +172,7 @@ mod tests {
 
     /// The slow obvious model is the list of all terms ever appended and not truncated.
     #[test]
-    fn terms_ends_and_agreements_are_those_of_a_plain_list() {
+    fn terms_ends_and_conflicts_are_those_of_a_plain_list() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         for _ in 0..200 {
             let mut log = Log::new(LogId::default(), Vec::new());
@@ -209,7 +209,7 @@ mod tests {
                 let hint = LogId { term: Term(rng.next_u64() % (model[last as usize] + 1)), index: LogIndex(rng.next_u64() % (last + 2)) };
                 let agreement = (0..=hint.index.0.min(last)).rev().find(|&index| model[index as usize] <= hint.term.0).unwrap_or(0);
                 if agreement >= compacted {
-                    assert_eq!(log.agreement(hint), LogIndex(agreement), "{model:?} {hint}");
+                    assert_eq!(log.find_conflict_by_term(hint), LogIndex(agreement), "{model:?} {hint}");
                 }
             }
         }
