@@ -100,6 +100,11 @@ impl Leader {
         }
     }
 
+    /// Whose log is the shortest, of equals the one not heard for longest.
+    pub(super) fn slowest(&self) -> Option<MemberId> {
+        self.peers.iter().min_by_key(|(id, peer)| (peer.matched, peer.heard, **id)).map(|(id, _)| *id)
+    }
+
     // Leadership transfer (Raft thesis §3.10).
 
     /// Who should lead next: the voter whose log is furthest, of equals the one heard last. `None` if this member votes alone.

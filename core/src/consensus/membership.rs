@@ -22,7 +22,7 @@ impl Membership {
     }
 
     pub(super) fn append(&mut self, index: LogIndex, configuration: Configuration) {
-        debug_assert!(self.history.back().is_none_or(|(last, _)| *last < index));
+        assert!(self.history.back().is_none_or(|(last, _)| *last < index), "a configuration at {index} before the last");
         self.history.push_back((index, configuration));
     }
 

@@ -147,6 +147,17 @@ impl Default for Limits {
 /// million entries a second for a hundred. And no single message takes more than one 4,096th of the numbers there are.
 const AHEAD_MAX: u64 = 1 << 52;
 
+/// The log that this member keeps for others: neither its own state store nor `retained_entries` needs it any more. It has no bound
+/// while a member is away, so the host warns long before the disk is full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct KeptForOthers {
+    pub entries: u64,
+    /// Of whole segments, which is how log space goes.
+    pub bytes: u64,
+    /// Whose log is shortest, as a leader knows it.
+    pub slowest: Option<MemberId>,
+}
+
 /// The Raft actor of one member.
 #[derive(Debug)]
 pub struct Consensus {
@@ -298,6 +309,20 @@ impl Consensus {
     #[must_use]
     pub fn successor(&self) -> Option<MemberId> {
         self.leader()?.successor(self.configuration())
+    }
+
+    /// What of the log is kept for others alone. After a start all of it is, until a leader has told what the others have. Costs a
+    /// step for each segment of the log.
+    #[must_use]
+    pub fn kept_for_others(&self) -> KeptForOthers {
+        let Shared { state_synced, released, settings, durability, .. } = &self.shared;
+        let unneeded = LogIndex(state_synced.0.saturating_sub(settings.limits.retained_entries));
+        let entries = unneeded.0.saturating_sub(released.0);
+        if entries == 0 {
+            return KeptForOthers::default();
+        }
+        let slowest = self.leader().and_then(Leader::slowest);
+        KeptForOthers { entries, bytes: durability.planner().releasable_bytes(unneeded), slowest }
     }
 
     /// The configuration in force: the last in the log, committed or not (Raft §6).

@@ -160,6 +160,7 @@ impl Shared {
     }
 
     pub(super) fn on_state_synced(&mut self, index: LogIndex) {
+        assert!(index <= self.applied, "the state is synced to {index}, but applied only to {}", self.applied);
         self.state_synced = self.state_synced.max(index);
         self.release_log();
     }
@@ -233,6 +234,10 @@ impl Shared {
         assert!(self.durability.durable() <= last, "durable {} beyond the log's end {last}", self.durability.durable());
         assert!(last_term <= self.term, "an entry of term {last_term} in term {}", self.term);
         assert!(self.released <= self.state_synced, "released {} but the state is synced to {}", self.released, self.state_synced);
+        let (unapplied, delivered) = (self.log.unapplied_bytes(), self.log.delivered_bytes());
+        assert!(delivered <= unapplied, "{delivered} bytes at the machine, of {unapplied} that are not applied");
+        assert_eq!(delivered == 0, self.applied == self.delivered, "{delivered} bytes from {} to {}", self.applied, self.delivered);
+        assert_eq!(unapplied == 0, self.applied == last, "{unapplied} bytes from {} to {last}", self.applied);
         assert_eq!(self.durability.planner().end(), self.log.last(), "memory and WAL end differently");
     }
 }

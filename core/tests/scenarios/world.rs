@@ -353,7 +353,7 @@ impl World {
 
     pub fn resume_machine(&mut self, id: u64) {
         self.members.get_mut(&id).unwrap().machine_stalled = false;
-        self.flush(id);
+        self.step(id, ConsensusInput::Wake);
     }
 
     /// The member dies; writes that were not durable are lost.
@@ -379,7 +379,8 @@ impl World {
     /// The state store is on stable storage to what is applied.
     pub fn sync_state(&mut self, id: u64) {
         let member = self.members.get_mut(&id).unwrap();
-        member.synced = member.applied.min(member.consensus.as_ref().unwrap().status().durable);
+        let status = member.consensus.as_ref().unwrap().status();
+        member.synced = status.applied.min(status.durable);
         let synced = member.synced;
         self.step(id, ConsensusInput::StateSynced(synced));
     }
