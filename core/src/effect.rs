@@ -4,94 +4,16 @@
 //! flushes once: that is the batching of WAL writes and appends.
 
 use crate::command::{Refusal, Reply};
-use crate::consensus::{Entry, Envelope, Role};
+use crate::entry::Entry;
 use crate::mvcc::View;
-use crate::storage::{StateReader, Table, WalOp, WriteBatch};
-use crate::types::{CommitNumber, LogId, LogIndex, MemberId, ReadId, RequestId, RevisionId, SegmentId, Term, WriteNumber};
-use alloc::{string::String, sync::Arc, vec::Vec};
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use crate::storage::{StateReader, Table, WriteBatch};
+use crate::types::{CommitNumber, LogId, LogIndex, RequestId, RevisionId};
+use alloc::{string::String, sync::Arc};
+
+pub use crate::consensus::{ConsensusEffect, ConsensusInput, Proposal};
 
 /// How many inputs a host steps before it flushes.
 pub const INPUTS_PER_FLUSH: usize = 1_024;
-
-/// A command on its way into the log: encoded once, by the member that took it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Proposal {
-    pub request: RequestId,
-    /// [`crate::command::Command`] in a frame, see [`crate::machine::encode_command`].
-    pub command: Bytes,
-}
-
-#[derive(Clone, PartialEq, Debug)]
-pub enum ConsensusInput {
-    /// Time may have reached [`crate::consensus::Consensus::deadline`]; early is harmless.
-    Wake,
-    Receive(Envelope),
-    /// The connection from a peer closed; if it was the leader, an early pre-vote may follow.
-    PeerClosed(MemberId),
-    Propose(Vec<Proposal>),
-    /// A linearizable read arrived at this member.
-    Read(ReadId),
-    /// Every operation of this write, and of those before it, is on stable storage.
-    Durable(WriteNumber),
-    /// What a `ReadLog` found.
-    LogRead {
-        segment: SegmentId,
-        offset: u64,
-        bytes: Bytes,
-    },
-    /// The machine has applied to here.
-    Applied(LogIndex),
-    /// The state store is on stable storage to here, so the log before it is not needed by this member.
-    StateSynced(LogIndex),
-    /// A WAL operation failed. Nothing more will become durable in this life.
-    DiskFailed,
-    /// Hand leadership to that member.
-    Transfer(MemberId),
-}
-
-#[derive(Clone, PartialEq, Debug)]
-pub enum ConsensusEffect {
-    /// Carry out `ops` in order; once the last is durable, send `then` and say `Durable(number)`. Writes are pipelined:
-    /// the next may be handed over before this one is durable.
-    Write {
-        number: WriteNumber,
-        ops: Vec<WalOp>,
-        then: Vec<Envelope>,
-    },
-    /// Make ready a zero-filled segment in the background; how a host does it is its own affair, and no answer is owed.
-    Prepare {
-        segment: SegmentId,
-        length: u64,
-    },
-    /// Promises nothing that a crash could break, so it may overtake a `Write`.
-    Send(Envelope),
-    /// Read from a segment for a follower that is behind the in-memory tail; answer with `LogRead`.
-    ReadLog {
-        segment: SegmentId,
-        offset: u64,
-        length: u32,
-    },
-    /// These entries are committed; apply them in order.
-    Committed(Arc<[Entry]>),
-    /// A read may be answered from any state applied to this index or beyond.
-    ReadReady(ReadId, LogIndex),
-    /// A read was not confirmed; the client may try again with a new id.
-    RefuseRead(ReadId, Refusal),
-    Refuse(RequestId, Refusal),
-    RoleChanged {
-        term: Term,
-        role: Role,
-        leader: Option<MemberId>,
-    },
-    /// A peer sent what no correct peer sends: count it, tell the operator, close its connection. Never an assertion, or one
-    /// cloned data directory could stop every healthy member.
-    Distrust {
-        peer: MemberId,
-        reason: &'static str,
-    },
-}
 
 #[derive(Clone, Debug)]
 pub enum MachineInput<R: StateReader> {

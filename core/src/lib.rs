@@ -19,6 +19,7 @@ pub mod codec;
 pub mod command;
 pub mod consensus;
 pub mod effect;
+pub mod entry;
 pub mod machine;
 pub mod member;
 pub mod mutant;

@@ -7,8 +7,8 @@ mod validate;
 pub use validate::{validate, validate_range};
 
 use crate::command::{Command, MemberAttributes, Refusal, Reply};
-use crate::consensus::{Configuration, Entry};
 use crate::effect::{MachineEffect, MachineInput};
+use crate::entry::{Configuration, Entry};
 use crate::mutant::{Mutant, planted};
 use crate::mvcc::View;
 use crate::mvcc::compaction::sweep;

@@ -2,8 +2,8 @@
 //!
 //! Without the `mutants` feature [`planted`] is `false` at compile time and nothing of them is left in the binary.
 
-/// One planted bug. Names follow the field's bug lists: E elections, R replication, L reads, W storage, K key-values, V watch,
-/// H the hosting of a member, U the outcomes of requests, Q the quota.
+/// One planted bug. Names follow the field's bug lists: E elections, R replication, F flow control, L reads, W storage,
+/// K key-values, V watch, H the hosting of a member, U the outcomes of requests, Q the quota.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Mutant {
@@ -19,6 +19,8 @@ pub enum Mutant {
     R8,
     /// A follower acknowledges before its disk has the entry.
     R9,
+    /// A follower whose log is full takes nothing from its leader, though nothing committed is left to apply.
+    F1,
     /// A leader serves reads before it has committed in its own term.
     L1,
     /// A leader serves reads without asking a quorum.
@@ -51,13 +53,14 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every mutant, in the order of the campaign's table.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::E1,
         Self::E9,
         Self::R1,
         Self::R4,
         Self::R8,
         Self::R9,
+        Self::F1,
         Self::L1,
         Self::L2,
         Self::W1b,

@@ -168,7 +168,7 @@ fn announced(entries: &[Entry]) -> BTreeSet<MemberId> {
             Ok(Command::Publish(attributes)) => Some(attributes.member),
             _ => None,
         },
-        Payload::Empty | Payload::Configuration(_) => None,
+        Payload::Empty | Payload::Configuration { .. } => None,
     };
     entries.iter().filter_map(announcement).collect()
 }

@@ -3,7 +3,7 @@
 use crate::chance::{Chance, Concern};
 use crate::clock::{MILLISECOND, Nanos};
 use crate::schedule::FaultClass;
-use quorate_core::consensus::{Envelope, Message};
+use quorate_core::consensus::{Envelope, ForwardMessage, Message, RaftMessage, ReadMessage};
 
 /// Members of the largest cluster; a link is a bit of a `u64`.
 pub const MEMBERS_MAX: usize = 8;
@@ -66,8 +66,8 @@ pub struct Network {
 #[must_use]
 pub fn is_weighty(message: &Message) -> bool {
     match message {
-        Message::Append { entries, .. } => !entries.is_empty(),
-        Message::Heartbeat { .. } | Message::HeartbeatReply { .. } | Message::PreVoteReply { .. } => false,
+        Message::Raft(RaftMessage::Append { entries, .. }) => !entries.is_empty(),
+        Message::Raft(RaftMessage::Heartbeat { .. } | RaftMessage::HeartbeatReply { .. } | RaftMessage::PreVoteReply { .. }) => false,
         _ => true,
     }
 }
@@ -163,26 +163,26 @@ pub fn digest(envelope: &Envelope, mix: &mut impl FnMut(u64)) {
     mix(envelope.from.0 << 32 ^ envelope.to.0);
     mix(envelope.term.0);
     match &envelope.message {
-        Message::Append { previous, entries, commit, round } => {
+        Message::Raft(RaftMessage::Append { previous, entries, commit, round }) => {
             mix(1);
             mix(previous.index.0);
             mix(entries.last().map_or(0, |entry| entry.id.index.0 << 20 ^ entry.id.term.0));
             mix(commit.0 ^ round << 32);
         }
-        Message::Appended { matched, round } => mix(2 ^ matched.0 << 8 ^ round << 40),
-        Message::AppendRejected { previous, hint, .. } => mix(3 ^ previous.index.0 << 8 ^ hint.index.0 << 40),
-        Message::Heartbeat { commit, round, .. } => mix(4 ^ commit.0 << 8 ^ round << 40),
-        Message::HeartbeatReply { round } => mix(5 ^ round << 8),
-        Message::PreVote { end } => mix(6 ^ end.index.0 << 8),
-        Message::PreVoteReply { granted } => mix(7 ^ u64::from(*granted) << 8),
-        Message::RequestVote { end, transfer } => mix(8 ^ end.index.0 << 8 ^ u64::from(*transfer) << 60),
-        Message::Vote { granted } => mix(9 ^ u64::from(*granted) << 8),
-        Message::Forward(proposals) => mix(10 ^ (proposals.len() as u64) << 8),
-        Message::ForwardRefused { requests, .. } => mix(11 ^ (requests.len() as u64) << 8),
-        Message::ReadIndex(reads) => mix(12 ^ (reads.len() as u64) << 8),
-        Message::ReadIndexReply { reads, index } => mix(13 ^ (reads.len() as u64) << 8 ^ index.0 << 32),
-        Message::ReadIndexRefused { reads } => mix(14 ^ (reads.len() as u64) << 8),
-        Message::TimeoutNow => mix(15),
+        Message::Raft(RaftMessage::Appended { matched, round }) => mix(2 ^ matched.0 << 8 ^ round << 40),
+        Message::Raft(RaftMessage::AppendRejected { previous, hint, .. }) => mix(3 ^ previous.index.0 << 8 ^ hint.index.0 << 40),
+        Message::Raft(RaftMessage::Heartbeat { commit, round, .. }) => mix(4 ^ commit.0 << 8 ^ round << 40),
+        Message::Raft(RaftMessage::HeartbeatReply { round }) => mix(5 ^ round << 8),
+        Message::Raft(RaftMessage::PreVote { end }) => mix(6 ^ end.index.0 << 8),
+        Message::Raft(RaftMessage::PreVoteReply { granted }) => mix(7 ^ u64::from(*granted) << 8),
+        Message::Raft(RaftMessage::RequestVote { end, transfer }) => mix(8 ^ end.index.0 << 8 ^ u64::from(*transfer) << 60),
+        Message::Raft(RaftMessage::Vote { granted }) => mix(9 ^ u64::from(*granted) << 8),
+        Message::Forward(ForwardMessage::Request(proposals)) => mix(10 ^ (proposals.len() as u64) << 8),
+        Message::Forward(ForwardMessage::Refused { requests, .. }) => mix(11 ^ (requests.len() as u64) << 8),
+        Message::Read(ReadMessage::Request(reads)) => mix(12 ^ (reads.len() as u64) << 8),
+        Message::Read(ReadMessage::Reply { reads, index }) => mix(13 ^ (reads.len() as u64) << 8 ^ index.0 << 32),
+        Message::Read(ReadMessage::Refused { reads }) => mix(14 ^ (reads.len() as u64) << 8),
+        Message::Raft(RaftMessage::TimeoutNow) => mix(15),
     }
 }
 

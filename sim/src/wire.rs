@@ -3,7 +3,7 @@
 use crate::network::{digest, is_weighty};
 use crate::schedule::FaultClass;
 use crate::world::{Event, World};
-use quorate_core::consensus::{Envelope, Message};
+use quorate_core::consensus::{Envelope, Message, RaftMessage};
 use quorate_core::member::LogInput;
 use quorate_core::types::MemberId;
 
@@ -42,13 +42,13 @@ impl World {
         if to >= self.members.len() {
             return;
         }
-        if let Message::Append { entries, .. } = &envelope.message
+        if let Message::Raft(RaftMessage::Append { entries, .. }) = &envelope.message
             && self.parameters.tiny
             && entries.len() >= self.parameters.limits.append_entries
         {
             self.tally.mattered(FaultClass::Tiny);
         }
-        if matches!(&envelope.message, Message::Append { entries, .. } if !entries.is_empty())
+        if matches!(&envelope.message, Message::Raft(RaftMessage::Append { entries, .. }) if !entries.is_empty())
             && let Some(left) = self.members[member].life.as_mut().and_then(|life| life.appends_left.as_mut())
         {
             if *left == 0 {

@@ -1,7 +1,7 @@
 //! Inputs, effects and messages in protocol notation: one line each, as traces, logs and the console show them.
 
-use super::{Entry, Envelope, ForwardRefusal, Message, Payload, Role};
-use crate::effect::{ConsensusEffect, ConsensusInput};
+use super::{ConsensusEffect, ConsensusInput, Envelope, ForwardMessage, ForwardRefusal, Message, RaftMessage, ReadMessage, Role};
+use crate::types::Term;
 use core::fmt::{self, Display, Formatter};
 
 /// Entries or ids that a line shows in full; of more it shows the ends.
@@ -36,16 +36,6 @@ impl Display for Role {
     }
 }
 
-impl Display for Entry {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match &self.payload {
-            Payload::Empty => write!(f, "{}", self.id),
-            Payload::Command { request, .. } => write!(f, "{}:n{}#{}", self.id, request.member, request.sequence),
-            Payload::Configuration(_) => write!(f, "{}:configuration", self.id),
-        }
-    }
-}
-
 impl Display for ForwardRefusal {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -60,27 +50,37 @@ impl Display for Envelope {
         let Self { from, to, term, message } = self;
         write!(f, "n{from} → n{to} ")?;
         match message {
-            Message::PreVote { end } => write!(f, "PreVote@{term} end={end}"),
-            Message::PreVoteReply { granted } => write!(f, "PreVoteReply@{term} granted={granted}"),
-            Message::RequestVote { end, transfer } => {
-                write!(f, "RequestVote@{term} end={end}{}", if *transfer { " transfer" } else { "" })
-            }
-            Message::Vote { granted } => write!(f, "Vote@{term} granted={granted}"),
-            Message::Append { previous, entries, commit, round } => {
-                write!(f, "Append@{term} after={previous} {} commit={commit} round={round}", List(entries))
-            }
-            Message::Appended { matched, round } => write!(f, "Appended@{term} matched={matched} round={round}"),
-            Message::AppendRejected { previous, hint, .. } => write!(f, "AppendRejected@{term} after={previous} hint={hint}"),
-            Message::Heartbeat { commit, round, .. } => write!(f, "Heartbeat@{term} commit={commit} round={round}"),
-            Message::HeartbeatReply { round } => write!(f, "HeartbeatReply@{term} round={round}"),
-            Message::Forward(proposals) => {
+            Message::Raft(message) => message.fmt_at(*term, f),
+            Message::Read(ReadMessage::Request(reads)) => write!(f, "ReadIndex@{term} {}", List(reads)),
+            Message::Read(ReadMessage::Reply { reads, index }) => write!(f, "ReadIndexReply@{term} {} index={index}", List(reads)),
+            Message::Read(ReadMessage::Refused { reads }) => write!(f, "ReadIndexRefused@{term} {}", List(reads)),
+            Message::Forward(ForwardMessage::Request(proposals)) => {
                 write!(f, "Forward@{term} {}", List(&proposals.iter().map(|p| p.request).collect::<alloc::vec::Vec<_>>()))
             }
-            Message::ForwardRefused { requests, refusal } => write!(f, "ForwardRefused@{term} {} {refusal}", List(requests)),
-            Message::ReadIndex(reads) => write!(f, "ReadIndex@{term} {}", List(reads)),
-            Message::ReadIndexReply { reads, index } => write!(f, "ReadIndexReply@{term} {} index={index}", List(reads)),
-            Message::ReadIndexRefused { reads } => write!(f, "ReadIndexRefused@{term} {}", List(reads)),
-            Message::TimeoutNow => write!(f, "TimeoutNow@{term}"),
+            Message::Forward(ForwardMessage::Refused { requests, refusal }) => {
+                write!(f, "ForwardRefused@{term} {} {refusal}", List(requests))
+            }
+        }
+    }
+}
+
+impl RaftMessage {
+    fn fmt_at(&self, term: Term, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PreVote { end } => write!(f, "PreVote@{term} end={end}"),
+            Self::PreVoteReply { granted } => write!(f, "PreVoteReply@{term} granted={granted}"),
+            Self::RequestVote { end, transfer } => {
+                write!(f, "RequestVote@{term} end={end}{}", if *transfer { " transfer" } else { "" })
+            }
+            Self::Vote { granted } => write!(f, "Vote@{term} granted={granted}"),
+            Self::Append { previous, entries, commit, round } => {
+                write!(f, "Append@{term} after={previous} {} commit={commit} round={round}", List(entries))
+            }
+            Self::Appended { matched, round } => write!(f, "Appended@{term} matched={matched} round={round}"),
+            Self::AppendRejected { previous, hint, .. } => write!(f, "AppendRejected@{term} after={previous} hint={hint}"),
+            Self::Heartbeat { commit, round, .. } => write!(f, "Heartbeat@{term} commit={commit} round={round}"),
+            Self::HeartbeatReply { round } => write!(f, "HeartbeatReply@{term} round={round}"),
+            Self::TimeoutNow => write!(f, "TimeoutNow@{term}"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! ③ The replicated log as memory holds it: its newest entries, and the terms of all that came in this life.
 
-use super::{Entry, Payload};
+use crate::entry::{Entry, Payload};
 use crate::types::{LogId, LogIndex, Term};
 use alloc::{collections::VecDeque, sync::Arc, vec::Vec};
 
@@ -13,7 +13,7 @@ pub(super) fn entry_bytes(entry: &Entry) -> usize {
         + match &entry.payload {
             Payload::Empty => 0,
             Payload::Command { command, .. } => command.len(),
-            Payload::Configuration(configuration) => {
+            Payload::Configuration { configuration, .. } => {
                 configuration.peer_urls.values().flatten().map(|url| ENTRY_OVERHEAD_BYTES + url.len()).sum()
             }
         }
@@ -25,6 +25,10 @@ pub(super) struct Log {
     tail: VecDeque<Entry>,
     /// Sum of [`entry_bytes`] over the tail.
     bytes: usize,
+    /// Of those, what is not applied. Entries leave the tail only once they are, so it is always part of it.
+    unapplied_bytes: usize,
+    /// Of those, what the machine was handed: it will be applied without anything from anyone else.
+    delivered_bytes: usize,
     last: LogId,
     /// The first known entry of each term, ascending. Terms of entries before the first run are not known.
     /// Invariant: never empty; its last has the term of `last`.
@@ -34,7 +38,8 @@ pub(super) struct Log {
 impl Log {
     /// `before` is the entry before `entries`.
     pub(super) fn new(before: LogId, entries: Vec<Entry>) -> Self {
-        let mut log = Self { tail: VecDeque::new(), bytes: 0, last: before, runs: VecDeque::from([before]) };
+        let runs = VecDeque::from([before]);
+        let mut log = Self { tail: VecDeque::new(), bytes: 0, unapplied_bytes: 0, delivered_bytes: 0, last: before, runs };
         entries.into_iter().for_each(|entry| log.append(entry));
         log
     }
@@ -69,6 +74,7 @@ impl Log {
             self.runs.push_back(entry.id);
         }
         self.bytes += entry_bytes(&entry);
+        self.unapplied_bytes += entry_bytes(&entry);
         self.last = entry.id;
         self.tail.push_back(entry);
     }
@@ -79,6 +85,7 @@ impl Log {
         while self.last.index >= from {
             let entry = self.tail.pop_back().expect("it is in memory");
             self.bytes -= entry_bytes(&entry);
+            self.unapplied_bytes -= entry_bytes(&entry);
             let index = entry.id.index.previous();
             if self.runs.back().is_some_and(|run| run.index == entry.id.index && self.runs.len() > 1) {
                 self.runs.pop_back();
@@ -99,13 +106,18 @@ impl Log {
         self.tail.range(start..).take(entries_max.max(1)).take_while(fits).cloned().collect()
     }
 
-    /// `from` to `through`, both included, for the machine.
-    pub(super) fn shared(&self, from: LogIndex, through: LogIndex) -> Arc<[Entry]> {
-        self.tail.range(self.position(from)..=self.position(through)).cloned().collect()
+    /// `from` to `through`, both included, on their way to the machine.
+    pub(super) fn deliver(&mut self, from: LogIndex, through: LogIndex) -> Arc<[Entry]> {
+        let entries: Arc<[Entry]> = self.tail.range(self.position(from)..=self.position(through)).cloned().collect();
+        self.delivered_bytes += entries.iter().map(entry_bytes).sum::<usize>();
+        entries
     }
 
-    pub(super) fn range(&self, from: LogIndex, through: LogIndex) -> impl Iterator<Item = &Entry> {
-        self.tail.range(self.position(from)..=self.position(through))
+    /// The machine has applied `from` to `through`, both included, after they were delivered.
+    pub(super) fn applied(&mut self, from: LogIndex, through: LogIndex) {
+        let bytes: usize = self.tail.range(self.position(from)..=self.position(through)).map(entry_bytes).sum();
+        self.unapplied_bytes -= bytes;
+        self.delivered_bytes -= bytes;
     }
 
     fn position(&self, index: LogIndex) -> usize {
@@ -121,9 +133,14 @@ impl Log {
         }
     }
 
-    /// Bytes of the tail.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
+    /// Bytes of the entries that are not applied, committed or not.
+    pub(super) fn unapplied_bytes(&self) -> usize {
+        self.unapplied_bytes
+    }
+
+    /// Bytes of the entries that the machine was handed and has not applied.
+    pub(super) fn delivered_bytes(&self) -> usize {
+        self.delivered_bytes
     }
 
     /// Entries before `first` are gone from the WAL: terms of whole runs before it need not be known.
@@ -135,7 +152,7 @@ impl Log {
 
     /// The last entry at or below `hint` whose term is not above the hint's: where two logs may still agree (Raft §5.3).
     /// Where terms are not known, the hint's own index.
-    pub(super) fn agreement(&self, hint: LogId) -> LogIndex {
+    pub(super) fn find_conflict_by_term(&self, hint: LogId) -> LogIndex {
         let index = hint.index.min(self.last.index);
         let runs = self.runs.partition_point(|run| run.index <= index);
         let Some(newer) = self.runs.iter().take(runs).position(|run| run.term > hint.term) else { return index };
@@ -155,7 +172,7 @@ mod tests {
 
     /// The slow obvious model is the list of all terms ever appended and not truncated.
     #[test]
-    fn terms_ends_and_agreements_are_those_of_a_plain_list() {
+    fn terms_ends_and_conflicts_are_those_of_a_plain_list() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         for _ in 0..200 {
             let mut log = Log::new(LogId::default(), Vec::new());
@@ -192,7 +209,7 @@ mod tests {
                 let hint = LogId { term: Term(rng.next_u64() % (model[last as usize] + 1)), index: LogIndex(rng.next_u64() % (last + 2)) };
                 let agreement = (0..=hint.index.0.min(last)).rev().find(|&index| model[index as usize] <= hint.term.0).unwrap_or(0);
                 if agreement >= compacted {
-                    assert_eq!(log.agreement(hint), LogIndex(agreement), "{model:?} {hint}");
+                    assert_eq!(log.find_conflict_by_term(hint), LogIndex(agreement), "{model:?} {hint}");
                 }
             }
         }
@@ -205,6 +222,19 @@ mod tests {
         assert_eq!(log.entries(LogIndex(2), 10, 1).len(), 1);
         assert_eq!(log.entries(LogIndex(2), 10, 2 * ENTRY_OVERHEAD_BYTES).len(), 2);
         assert_eq!(log.entries(LogIndex(2), 3, usize::MAX).len(), 3);
-        assert_eq!(log.shared(LogIndex(2), LogIndex(4)).len(), 3);
+        assert_eq!(log.deliver(LogIndex(2), LogIndex(4)).len(), 3);
+    }
+
+    #[test]
+    fn bytes_are_counted_until_they_are_applied_or_truncated() {
+        let mut log = Log::new(LogId::default(), Vec::new());
+        (1..=5).for_each(|index| log.append(entry(1, index)));
+        assert_eq!((log.unapplied_bytes(), log.delivered_bytes()), (5 * ENTRY_OVERHEAD_BYTES, 0));
+        log.deliver(LogIndex(1), LogIndex(3));
+        assert_eq!((log.unapplied_bytes(), log.delivered_bytes()), (5 * ENTRY_OVERHEAD_BYTES, 3 * ENTRY_OVERHEAD_BYTES));
+        log.applied(LogIndex(1), LogIndex(2));
+        log.evict(LogIndex(2), 0);
+        log.truncate(LogIndex(5));
+        assert_eq!((log.unapplied_bytes(), log.delivered_bytes()), (2 * ENTRY_OVERHEAD_BYTES, ENTRY_OVERHEAD_BYTES));
     }
 }

@@ -1,31 +1,8 @@
 //! Who is in the cluster, as this log has it: the last configuration entry counts, committed or not (Raft §6).
 
-use super::Configuration;
-use crate::types::{LogIndex, MemberId};
-use alloc::{collections::VecDeque, vec::Vec};
-
-impl Configuration {
-    /// Whether its vote counts, in either half of a joint configuration.
-    #[must_use]
-    pub fn is_voter(&self, member: MemberId) -> bool {
-        self.voters.contains(&member) || self.outgoing.contains(&member)
-    }
-
-    /// Whether it votes or learns.
-    #[must_use]
-    pub fn contains(&self, member: MemberId) -> bool {
-        self.is_voter(member) || self.learners.contains(&member)
-    }
-
-    /// Voters of both halves and learners, each once, in the order of their ids.
-    #[must_use]
-    pub fn members(&self) -> Vec<MemberId> {
-        let mut members: Vec<_> = self.voters.iter().chain(&self.outgoing).chain(&self.learners).copied().collect();
-        members.sort_unstable();
-        members.dedup();
-        members
-    }
-}
+use crate::entry::Configuration;
+use crate::types::LogIndex;
+use alloc::collections::VecDeque;
 
 /// The configuration in force, and those a truncation could bring back.
 #[derive(Debug)]
@@ -45,7 +22,7 @@ impl Membership {
     }
 
     pub(super) fn append(&mut self, index: LogIndex, configuration: Configuration) {
-        debug_assert!(self.history.back().is_none_or(|(last, _)| *last < index));
+        assert!(self.history.back().is_none_or(|(last, _)| *last < index), "a configuration at {index} before the last");
         self.history.push_back((index, configuration));
     }
 
@@ -67,6 +44,7 @@ impl Membership {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::MemberId;
 
     fn voters(ids: &[u64]) -> Configuration {
         Configuration { voters: ids.iter().copied().map(MemberId).collect(), ..Configuration::default() }
@@ -93,13 +71,5 @@ mod tests {
         membership.compact(LogIndex(6));
         membership.truncate(LogIndex(7));
         assert_eq!(membership.current(), &voters(&[1, 2]));
-    }
-
-    #[test]
-    fn members_are_listed_once() {
-        let ids = |ids: &[u64]| ids.iter().copied().map(MemberId).collect();
-        let joint = Configuration { voters: ids(&[1, 2]), outgoing: ids(&[2, 3]), learners: ids(&[9]), ..Configuration::default() };
-        assert_eq!(joint.members(), [1, 2, 3, 9].map(MemberId));
-        assert!(joint.is_voter(MemberId(3)) && !joint.is_voter(MemberId(9)) && joint.contains(MemberId(9)));
     }
 }

@@ -1,43 +1,10 @@
-//! What members say to each other, and what they agree on: entries, configurations, messages.
+//! What members say to each other, one enum for each concern. All of them are append-only: variant numbers are on the wire.
 
-use crate::effect::Proposal;
+use super::Proposal;
+use crate::entry::Entry;
 use crate::types::{LogId, LogIndex, MemberId, ReadId, RequestId, Term};
-use alloc::{
-    collections::{BTreeMap, BTreeSet},
-    string::String,
-    vec::Vec,
-};
-use bytes::Bytes;
+use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
-
-/// One position of the replicated log (Raft §5.3).
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Entry {
-    pub id: LogId,
-    pub payload: Payload,
-}
-
-/// What an entry carries. Append-only: the variant numbers are on disk and on the wire.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Payload {
-    /// A leader's first entry in its term: committing it commits all before it (Raft §5.4.2, §8).
-    Empty,
-    Command {
-        request: RequestId,
-        command: Bytes,
-    },
-    Configuration(Configuration),
-}
-
-/// Who votes. `outgoing` empty: a simple configuration. Else joint consensus (Raft §6): a quorum of both is needed.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Configuration {
-    pub voters: BTreeSet<MemberId>,
-    pub outgoing: BTreeSet<MemberId>,
-    pub learners: BTreeSet<MemberId>,
-    /// Where each member, voter or learner, is reached by its peers.
-    pub peer_urls: BTreeMap<MemberId, Vec<String>>,
-}
 
 /// A message with its way. `term` is the sender's, except in pre-votes, where it is the term asked about.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -48,9 +15,17 @@ pub struct Envelope {
     pub message: Message,
 }
 
-/// Append-only: variant numbers are on the wire.
+/// The concerns. A new one is a variant more.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Message {
+    Raft(RaftMessage),
+    Read(ReadMessage),
+    Forward(ForwardMessage),
+}
+
+/// Elections and replication.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum RaftMessage {
     /// Would you vote for me in this term? Changes nothing at either end (Raft thesis §9.6).
     PreVote {
         end: LogId,
@@ -58,7 +33,7 @@ pub enum Message {
     PreVoteReply {
         granted: bool,
     },
-    /// `transfer`: the leader itself asked for this campaign, so its followers' stickiness does not stand in the way.
+    /// `transfer`: the leader itself asked for this campaign, so that it lives does not stand in the way.
     RequestVote {
         end: LogId,
         transfer: bool,
@@ -94,24 +69,31 @@ pub enum Message {
     HeartbeatReply {
         round: u64,
     },
-    /// Proposals taken by a follower. Only the leader of the envelope's term appends them, each once.
-    Forward(Vec<Proposal>),
-    /// The leader did not append these, and says why.
-    ForwardRefused {
-        requests: Vec<RequestId>,
-        refusal: ForwardRefusal,
-    },
-    /// Reads taken by a follower, each with a new id.
-    ReadIndex(Vec<ReadId>),
-    ReadIndexReply {
+    /// Campaign now (leadership transfer, Raft thesis §3.10).
+    TimeoutNow,
+}
+
+/// Linearizable reads that a follower took (ReadIndex, Raft thesis §6.4).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ReadMessage {
+    /// Each with a new id.
+    Request(Vec<ReadId>),
+    Reply {
         reads: Vec<ReadId>,
         index: LogIndex,
     },
-    ReadIndexRefused {
+    Refused {
         reads: Vec<ReadId>,
     },
-    /// Campaign now (leadership transfer, Raft thesis §3.10).
-    TimeoutNow,
+}
+
+/// Proposals that a follower took.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ForwardMessage {
+    /// Only the leader of the envelope's term appends them, each once.
+    Request(Vec<Proposal>),
+    /// The leader did not append these, and says why.
+    Refused { requests: Vec<RequestId>, refusal: ForwardRefusal },
 }
 
 /// Why a leader did not take a forwarded proposal. Nothing was appended.
@@ -128,4 +110,44 @@ pub enum Role {
     PreCandidate,
     Candidate,
     Leader,
+}
+
+impl Message {
+    /// The highest index of the log that this speaks of; 0 if it speaks of none.
+    pub(super) fn highest_index(&self) -> LogIndex {
+        match self {
+            Self::Raft(message) => message.highest_index(),
+            Self::Read(ReadMessage::Reply { index, .. }) => *index,
+            Self::Read(ReadMessage::Request(_) | ReadMessage::Refused { .. }) | Self::Forward(_) => LogIndex(0),
+        }
+    }
+}
+
+impl RaftMessage {
+    fn highest_index(&self) -> LogIndex {
+        match self {
+            Self::PreVote { end } | Self::RequestVote { end, .. } => end.index,
+            Self::Append { previous, entries, commit, .. } => LogIndex(previous.index.0.saturating_add(entries.len() as u64)).max(*commit),
+            Self::Appended { matched, .. } => *matched,
+            Self::AppendRejected { previous, hint, .. } => previous.index.max(hint.index),
+            Self::Heartbeat { commit, replicated, .. } => (*commit).max(*replicated),
+            Self::PreVoteReply { .. } | Self::Vote { .. } | Self::HeartbeatReply { .. } | Self::TimeoutNow => LogIndex(0),
+        }
+    }
+}
+
+impl From<RaftMessage> for Message {
+    fn from(message: RaftMessage) -> Self {
+        Self::Raft(message)
+    }
+}
+impl From<ReadMessage> for Message {
+    fn from(message: ReadMessage) -> Self {
+        Self::Read(message)
+    }
+}
+impl From<ForwardMessage> for Message {
+    fn from(message: ForwardMessage) -> Self {
+        Self::Forward(message)
+    }
 }

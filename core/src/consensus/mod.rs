@@ -1,40 +1,79 @@
 //! ② Raft: elections, replication, linearizable reads. Pure: no clock, socket, disk or chance of its own.
 //!
-//! One write's way: [`proposal`] takes it, the leader appends it to its [`log`] and to the WAL's write in the making, `flush`
-//! hands that write to the disk and, at the same time, [`replication`] sends the entries on. What promises durability waits in
-//! [`durability`]. What a [`quorum`] has durably is committed and goes to the machine.
+//! One write's way through a leader and one of its followers:
+//!
+//! ```text
+//!            leader                                          follower
+//!  Propose ─> held ─ flush ─> log ─┬─ Write ─> its disk
+//!                                  └─ Append ──────────────> log ── Write ─> its disk
+//!                                                                              │
+//!                                      matched <── Appended ──────────── Durable
+//!      Durable ─> own part ─┐             │
+//!                           └── quorum ───┘
+//!                                 │
+//!                              commit ─ Committed ─> machine
+//!                                 └─ Append, Heartbeat ────> commit ─ Committed ─> machine
+//! ```
+//!
+//! **What waits for the disk, and why.** A promise is worth what survives a power cut. Three messages promise: a vote (no other in
+//! this term), a request for votes (it holds the candidate's own), an acknowledgement (these entries are kept). They leave with the
+//! write that holds what they promise, see [`durability`]. So does the leader's own part in the quorum: it counts itself once its
+//! own disk has the entry. All else leaves at once; an append need not wait, because it promises nothing of the sender's disk, and
+//! so the disks of leader and followers work at the same time.
+//!
+//! **Why truncation is a record in the log.** A leader may overrule entries that this member has on disk but no quorum ever had.
+//! Their bytes are not overwritten: a crash between the overwriting and its sync would leave neither the old entries nor the new,
+//! and what is below the synced mark could not be told from rot any more. A `Truncate` record says that what follows an index is
+//! void, the new entries stand behind it, and reading all in order gives the log in force. What is committed is never truncated.
+//!
+//! **A round of reads.** A linearizable read must not be older than any write that was acknowledged before the read came. The leader
+//! knows no newer write than its commit index, unless it was deposed without knowing. So it notes the index and asks a quorum
+//! whether it still leads, see [`read_index`]; the answer then comes from any state applied to that index:
+//!
+//! ```text
+//!  Read r1, r2 ─> round 7 begins: index 90 ─ Heartbeat round=7 ─> followers
+//!  Read r3 ────> waits: a question that has left      │ HeartbeatReply round=7
+//!                does not speak for what came later   v
+//!                               a quorum has answered 7: r1, r2 ready at 90; round 8 begins for r3
+//! ```
 //!
 //! Whom we listen to: a message for another member, or in our own name, is a clone's or a stray and is dropped with `Distrust`.
 //! From a member that is not in our configuration, only what a member of a *newer* one may say is taken, because ours may lag
 //! (Raft §6): appends and heartbeats of a leader, and vote requests of a log that is longer than ours.
+//!
+//! The rooms: [`Consensus`] turns inputs into calls and changes roles, see [`election`]. What every role has is in [`shared`]; what
+//! only a leader has is in [`leader`], whose methods nobody else can reach. [`follower`] takes what [`replication`] sends;
+//! [`proposal`] and [`read_index`] hold both ends of theirs.
 //!
 //! Not here yet: snapshots to followers below the WAL's start, reconfiguration by clients, leases.
 
 mod display;
 mod durability;
 mod election;
+mod follower;
+mod io;
+mod leader;
 mod log;
 mod membership;
 mod message;
+mod progress;
 mod proposal;
 mod quorum;
 mod read_index;
 mod replication;
+mod shared;
 
-pub use message::{Configuration, Entry, Envelope, ForwardRefusal, Message, Payload, Role};
+pub use crate::entry::{Configuration, Entry, Payload};
+pub use io::{ConsensusEffect, ConsensusInput, Proposal};
+pub use message::{Envelope, ForwardMessage, ForwardRefusal, Message, RaftMessage, ReadMessage, Role};
 
 use self::{
-    durability::Durability,
-    log::Log,
-    membership::Membership,
-    proposal::{Proposals, Window},
-    read_index::{Reads, Rounds},
-    replication::{Acknowledgement, Progress},
+    durability::Durability, follower::Append, leader::Leader, log::Log, membership::Membership, proposal::Proposals, read_index::Reads,
+    shared::Shared,
 };
 use crate::command::RaftStatus;
-use crate::effect::{ConsensusEffect, ConsensusInput};
-use crate::types::{Boot, LogId, LogIndex, MemberId, Monotonic, Now, Term, WriteNumber};
-use crate::wal::{Record, Recovered};
+use crate::types::{Boot, LogId, LogIndex, MemberId, Monotonic, Now, RequestId, Term, WriteNumber};
+use crate::wal::Recovered;
 use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
 use core::time::Duration;
 use rand_chacha::ChaCha8Rng;
@@ -77,8 +116,8 @@ pub struct Limits {
     pub pending_reads: usize,
     /// Request ids remembered per member and boot against a second append.
     pub forward_window: usize,
-    /// Bytes of entries appended but not applied, above which a leader refuses proposals and a follower takes no more from its
-    /// leader for now.
+    /// Bytes of entries appended but not applied, above which a leader refuses proposals; of committed ones alone, above which a
+    /// follower takes no new entries until some are applied. A log in memory thus holds at most about twice as much.
     pub unapplied_bytes: usize,
     /// Entries kept in the WAL although every member has them and the state store is synced beyond them.
     pub retained_entries: u64,
@@ -102,41 +141,28 @@ impl Default for Limits {
     }
 }
 
+/// How far a peer's term, or its log, may be ahead of this member's own to be believed. A member adopts a higher term from anyone
+/// and makes it durable, so a single flipped bit could bring the whole cluster to the end of its numbers, where no election is
+/// possible any more. Honest members never come so far apart: with a thousand elections a second for a hundred thousand years, or a
+/// million entries a second for a hundred. And no single message takes more than one 4,096th of the numbers there are.
+const AHEAD_MAX: u64 = 1 << 52;
+
+/// The log that this member keeps for others: neither its own state store nor `retained_entries` needs it any more. It has no bound
+/// while a member is away, so the host warns long before the disk is full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct KeptForOthers {
+    pub entries: u64,
+    /// Of whole segments, which is how log space goes.
+    pub bytes: u64,
+    /// Whose log is shortest, as a leader knows it.
+    pub slowest: Option<MemberId>,
+}
+
 /// The Raft actor of one member.
 #[derive(Debug)]
 pub struct Consensus {
-    settings: Settings,
-    rng: ChaCha8Rng,
-    now: Monotonic,
-    term: Term,
-    vote: Option<MemberId>,
+    shared: Shared,
     state: State,
-    /// Who leads this term, as far as known; this member itself if it leads.
-    leader: Option<MemberId>,
-    /// When the leader was last heard: until T has passed since, its followers stick to it.
-    leader_heard: Monotonic,
-    /// When a member that does not lead begins to campaign.
-    election_at: Monotonic,
-    log: Log,
-    membership: Membership,
-    durability: Durability,
-    /// Invariant: `applied <= delivered <= commit <= log.last()`.
-    commit: LogIndex,
-    /// Handed to the machine through here.
-    delivered: LogIndex,
-    applied: LogIndex,
-    state_synced: LogIndex,
-    /// Every member's log is known to agree durably through here.
-    replicated: LogIndex,
-    released: LogIndex,
-    /// The newest commit index that the WAL was told.
-    commit_recorded: LogIndex,
-    /// What to answer the leader at the next flush.
-    acknowledgement: Option<Acknowledgement>,
-    proposals: Proposals,
-    reads: Reads,
-    announced: (Term, Role, Option<MemberId>),
-    leader_changes: u64,
 }
 
 #[derive(Debug)]
@@ -147,29 +173,6 @@ enum State {
     /// Who voted.
     Candidate(BTreeMap<MemberId, bool>),
     Leader(Box<Leader>),
-}
-
-/// What only a leader has.
-#[derive(Debug)]
-struct Leader {
-    /// Every other member, voter or learner.
-    peers: BTreeMap<MemberId, Progress>,
-    rounds: Rounds,
-    /// Forwarded requests seen in this term, by the member that took them.
-    windows: BTreeMap<MemberId, Window>,
-    transfer: Option<Transfer>,
-    heartbeat_at: Monotonic,
-    /// The first entry of this term.
-    term_start: LogIndex,
-}
-
-/// Leadership on its way to another member. Proposals are held meanwhile.
-#[derive(Debug)]
-struct Transfer {
-    target: MemberId,
-    deadline: Monotonic,
-    /// `TimeoutNow` has left.
-    asked: bool,
 }
 
 impl Consensus {
@@ -183,21 +186,24 @@ impl Consensus {
         let Recovered { term, vote, commit, before, entries, planner, .. } = recovered;
         let mut membership = Membership::new(applied, configuration);
         for entry in entries.iter().filter(|entry| entry.id.index > applied) {
-            if let Payload::Configuration(configuration) = &entry.payload {
+            if let Payload::Configuration { configuration, .. } = &entry.payload {
                 membership.append(entry.id.index, configuration.clone());
             }
         }
-        let log = Log::new(before, entries);
+        let mut log = Log::new(before, entries);
         let last = log.last().index;
         assert!(last >= applied, "the log ends at {last} but the state store has applied {applied}");
         assert!(log.first() <= applied.next(), "the log begins at {} but the state store has applied only {applied}", log.first());
-        let mut consensus = Self {
+        if log.first() <= applied {
+            log.deliver(log.first(), applied);
+            log.applied(log.first(), applied);
+        }
+        let mut shared = Shared {
             rng: ChaCha8Rng::from_seed(settings.seed),
             settings,
             now: now.monotonic,
             term,
             vote,
-            state: State::Follower,
             leader: None,
             leader_heard: now.monotonic,
             election_at: now.monotonic,
@@ -217,7 +223,8 @@ impl Consensus {
             announced: (term, Role::Follower, None),
             leader_changes: 0,
         };
-        consensus.arm_first();
+        shared.arm_first();
+        let consensus = Self { shared, state: State::Follower };
         consensus.check_invariants();
         consensus
     }
@@ -225,66 +232,80 @@ impl Consensus {
     /// When to `step` with `Wake`, if nothing else happens first.
     #[must_use]
     pub fn deadline(&self) -> Monotonic {
-        if let State::Leader(leader) = &self.state {
+        if let Some(leader) = self.leader() {
             return leader.heartbeat_at;
         }
-        let waiting = [self.proposals.oldest_held(), self.reads.oldest_unsent()].into_iter().flatten();
-        waiting.map(|since| since + self.settings.election_timeout).fold(self.election_at, Monotonic::min)
+        let Shared { settings, proposals, reads, election_at, .. } = &self.shared;
+        let waiting = [proposals.oldest_held(), reads.oldest_unsent()].into_iter().flatten();
+        waiting.map(|since| since + settings.election_timeout).fold(*election_at, Monotonic::min)
     }
 
     /// Advances by one input; accumulates what `flush` will write and append.
     pub fn step(&mut self, now: Now, input: ConsensusInput, out: &mut Vec<ConsensusEffect>) {
-        self.now = self.now.max(now.monotonic);
+        self.shared.now = self.shared.now.max(now.monotonic);
         match input {
             ConsensusInput::Wake => self.on_wake(out),
             ConsensusInput::Receive(envelope) => self.on_receive(envelope, out),
             ConsensusInput::PeerClosed(peer) => self.on_peer_closed(peer, out),
-            ConsensusInput::Propose(proposals) => self.on_propose(proposals, out),
+            ConsensusInput::Propose(proposals) => self.shared.on_propose(proposals, out),
             ConsensusInput::Read(read) => self.on_read(read, out),
             ConsensusInput::Durable(number) => self.on_durable(number, out),
-            ConsensusInput::LogRead { segment, offset, bytes } => self.on_log_read(segment, offset, &bytes),
-            ConsensusInput::Applied(index) => self.on_applied(index),
-            ConsensusInput::StateSynced(index) => self.on_state_synced(index),
+            ConsensusInput::LogRead { segment, offset, bytes } => {
+                if let Some((leader, shared)) = self.leading() {
+                    leader.on_log_read(segment, offset, &bytes, shared);
+                }
+            }
+            ConsensusInput::Applied(index) => self.shared.on_applied(index),
+            ConsensusInput::StateSynced(index) => self.shared.on_state_synced(index),
             ConsensusInput::DiskFailed => self.on_disk_failed(),
-            ConsensusInput::Transfer(target) => self.on_transfer(target),
+            ConsensusInput::Transfer(target) => {
+                if let Some((leader, shared)) = self.leading() {
+                    leader.transfer_to(target, shared);
+                }
+            }
         }
-        self.expire_proposals(out);
-        self.expire_reads(out);
-        self.announce(out);
+        self.shared.expire_proposals(out);
+        self.shared.expire_reads(out);
+        self.shared.announce(self.role(), out);
         self.check_invariants();
     }
 
     /// Emits at most one WAL write, and to each peer what its window allows.
     pub fn flush(&mut self, now: Now, out: &mut Vec<ConsensusEffect>) {
-        self.now = self.now.max(now.monotonic);
-        self.route_proposals(out);
-        self.advance_commit();
-        self.route_reads(out);
-        if self.begin_round(out) {
-            self.send_heartbeats(out);
+        self.shared.now = self.shared.now.max(now.monotonic);
+        if let Some((leader, shared)) = self.leading() {
+            leader.flush(shared, out);
+        } else {
+            self.shared.forward_held(out);
+            self.shared.ask_for_reads(out);
         }
-        self.replicate(out);
-        self.send_acknowledgement(out);
-        self.write(out);
-        self.deliver(out);
-        self.log.evict(self.applied.min(self.durability.durable()), self.settings.limits.tail_bytes);
-        self.announce(out);
+        self.shared.send_acknowledgement(out);
+        self.shared.write(out);
+        self.shared.deliver(out);
+        self.shared.evict();
+        self.shared.announce(self.role(), out);
         self.check_invariants();
+    }
+
+    /// Takes a proposal back that is in no log and on no way to one. `false`: it may be in one.
+    pub fn withdraw(&mut self, request: RequestId) -> bool {
+        self.shared.withdraw(request)
     }
 
     #[must_use]
     pub fn status(&self) -> RaftStatus {
+        let shared = &self.shared;
         RaftStatus {
-            member: self.settings.member,
-            leader: self.leader,
-            term: self.term,
-            committed: self.commit,
-            applied: self.applied,
-            durable: self.durability.durable(),
-            first: self.durability.planner().first(),
-            is_learner: self.configuration().learners.contains(&self.settings.member),
-            leader_changes: self.leader_changes,
-            proposals_pending: self.proposals.len() as u64,
+            member: shared.settings.member,
+            leader: shared.leader,
+            term: shared.term,
+            committed: shared.commit,
+            applied: shared.applied,
+            durable: shared.durability.durable(),
+            first: shared.durability.planner().first(),
+            is_learner: shared.configuration().learners.contains(&shared.settings.member),
+            leader_changes: shared.leader_changes,
+            proposals_pending: shared.proposals.len() as u64,
         }
     }
 
@@ -292,221 +313,205 @@ impl Consensus {
     /// lead, or votes alone.
     #[must_use]
     pub fn successor(&self) -> Option<MemberId> {
-        let State::Leader(leader) = &self.state else { return None };
-        let voters = leader.peers.iter().filter(|(peer, _)| self.configuration().voters.contains(peer));
-        voters.max_by_key(|(_, progress)| (progress.matched, progress.heard)).map(|(peer, _)| *peer)
+        self.leader()?.successor(self.configuration())
+    }
+
+    /// What of the log is kept for others alone. After a start all of it is, until a leader has told what the others have. Costs a
+    /// step for each segment of the log.
+    #[must_use]
+    pub fn kept_for_others(&self) -> KeptForOthers {
+        let Shared { state_synced, released, settings, durability, .. } = &self.shared;
+        let unneeded = LogIndex(state_synced.0.saturating_sub(settings.limits.retained_entries));
+        let entries = unneeded.0.saturating_sub(released.0);
+        if entries == 0 {
+            return KeptForOthers::default();
+        }
+        let slowest = self.leader().and_then(Leader::slowest);
+        KeptForOthers { entries, bytes: durability.planner().releasable_bytes(unneeded), slowest }
     }
 
     /// The configuration in force: the last in the log, committed or not (Raft §6).
     #[must_use]
     pub fn configuration(&self) -> &Configuration {
-        self.membership.current()
+        self.shared.configuration()
     }
 
     /// The last entry of the log, durable or not.
     #[must_use]
     pub fn last(&self) -> LogId {
-        self.log.last()
+        self.shared.log.last()
     }
 
     /// The term of an entry; `None` beyond the end, and where it is not known any more.
     #[must_use]
     pub fn term_at(&self, index: LogIndex) -> Option<Term> {
-        self.log.term(index)
+        self.shared.log.term(index)
     }
 
     /// An entry that is still in memory: for those who watch from outside.
     #[must_use]
     pub fn entry(&self, index: LogIndex) -> Option<&Entry> {
-        self.log.get(index)
+        self.shared.log.get(index)
+    }
+
+    fn leader(&self) -> Option<&Leader> {
+        if let State::Leader(leader) = &self.state { Some(leader) } else { None }
+    }
+
+    /// The way to all that only a leader does.
+    fn leading(&mut self) -> Option<(&mut Leader, &mut Shared)> {
+        if let State::Leader(leader) = &mut self.state { Some((leader, &mut self.shared)) } else { None }
     }
 
     fn on_receive(&mut self, envelope: Envelope, out: &mut Vec<ConsensusEffect>) {
         let Envelope { from, to, term, message } = envelope;
-        if let Err(reason) = self.admit(from, to, &message) {
-            return self.distrust(from, reason, out);
+        let doubt = self.check_sender(from, to, &message).and_then(|()| self.check_numbers(term, &message));
+        if let Err(reason) = doubt {
+            return self.shared.distrust(from, reason, out);
         }
         match &message {
-            Message::PreVote { end } => return self.on_pre_vote(from, term, *end, out),
-            Message::PreVoteReply { granted } => return self.on_pre_vote_reply(from, term, *granted, out),
-            Message::RequestVote { transfer, .. } if self.ignores_campaign(term, *transfer) => return,
+            Message::Raft(RaftMessage::PreVote { end }) => return self.shared.on_pre_vote(from, term, *end, out),
+            Message::Raft(RaftMessage::PreVoteReply { granted }) => return self.on_pre_vote_reply(from, term, *granted, out),
+            Message::Raft(RaftMessage::RequestVote { transfer, .. }) if self.shared.ignores_campaign(term, *transfer) => return,
             _ => {}
         }
-        if term < self.term {
+        if term < self.shared.term {
             return self.on_stale(from, message, out);
         }
-        if term > self.term {
+        if term > self.shared.term {
             self.begin_term(term, None, out);
         }
         match message {
-            Message::PreVote { .. } | Message::PreVoteReply { .. } => {}
-            Message::RequestVote { end, .. } => self.on_request_vote(from, end, out),
-            Message::Vote { granted } => self.on_vote(from, granted, out),
-            Message::Append { previous, entries, commit, round } => self.on_append(from, previous, entries, commit, round, out),
-            Message::Appended { matched, round } => self.on_appended(from, matched, round, out),
-            Message::AppendRejected { previous, hint, round } => self.on_append_rejected(from, previous, hint, round, out),
-            Message::Heartbeat { commit, round, replicated } => self.on_heartbeat(from, commit, round, replicated, out),
-            Message::HeartbeatReply { round } => self.on_heartbeat_reply(from, round, out),
-            Message::Forward(proposals) => self.on_forward(from, proposals, out),
-            Message::ForwardRefused { requests, refusal } => self.on_forward_refused(from, requests, refusal, out),
-            Message::ReadIndex(reads) => self.on_read_index(from, reads, out),
-            Message::ReadIndexReply { reads, index } => self.on_read_index_reply(from, reads, index, out),
-            Message::ReadIndexRefused { reads } => self.on_read_index_refused(reads, out),
-            Message::TimeoutNow => self.on_timeout_now(from, out),
+            Message::Raft(message) => self.on_raft(from, message, out),
+            Message::Read(message) => self.on_read_message(from, message, out),
+            Message::Forward(message) => self.on_forward_message(from, message, out),
         }
     }
 
-    /// Whether a message can be what it claims to be.
-    fn admit(&self, from: MemberId, to: MemberId, message: &Message) -> Result<(), &'static str> {
-        if to != self.settings.member {
+    /// Of the present term.
+    fn on_raft(&mut self, from: MemberId, message: RaftMessage, out: &mut Vec<ConsensusEffect>) {
+        match message {
+            RaftMessage::PreVote { .. } | RaftMessage::PreVoteReply { .. } => {}
+            RaftMessage::RequestVote { end, .. } => self.shared.on_request_vote(from, end, out),
+            RaftMessage::Vote { granted } => self.on_vote(from, granted, out),
+            RaftMessage::Append { previous, entries, commit, round } => {
+                let append = Append { previous, entries, commit, round };
+                if !append.is_well_formed(self.shared.term) {
+                    return self.shared.distrust(from, "appends entries out of order", out);
+                }
+                if self.follow(from, out) {
+                    self.shared.on_append(from, append, out);
+                }
+            }
+            RaftMessage::Appended { matched, round } => {
+                if let Some((leader, shared)) = self.leading() {
+                    leader.on_appended(from, matched, round, shared, out);
+                }
+            }
+            RaftMessage::AppendRejected { previous, hint, round } => {
+                if let Some((leader, shared)) = self.leading() {
+                    leader.on_append_rejected(from, previous, hint, round, shared, out);
+                }
+            }
+            RaftMessage::Heartbeat { commit, round, replicated } => {
+                if self.follow(from, out) {
+                    self.shared.on_heartbeat(from, commit, round, replicated, out);
+                }
+            }
+            RaftMessage::HeartbeatReply { round } => {
+                if let Some((leader, shared)) = self.leading() {
+                    leader.on_heartbeat_reply(from, round, shared, out);
+                }
+            }
+            RaftMessage::TimeoutNow => self.on_timeout_now(from, out),
+        }
+    }
+
+    /// Whether a message can be from whom it claims to be.
+    fn check_sender(&self, from: MemberId, to: MemberId, message: &Message) -> Result<(), &'static str> {
+        let member = self.shared.member();
+        if to != member {
             return Err("sends what is meant for another member");
         }
-        if from == self.settings.member {
+        if from == member {
             return Err("speaks in this member's name");
         }
         let lagging = match message {
-            Message::Append { .. } | Message::Heartbeat { .. } => true,
-            Message::PreVote { end } | Message::RequestVote { end, .. } => *end > self.log.last(),
+            Message::Raft(RaftMessage::Append { .. } | RaftMessage::Heartbeat { .. }) => true,
+            Message::Raft(RaftMessage::PreVote { end } | RaftMessage::RequestVote { end, .. }) => *end > self.last(),
             _ => false,
         };
         if lagging || self.configuration().contains(from) { Ok(()) } else { Err("not in the configuration") }
     }
 
+    /// Whether a cluster can have come to the term and the log that a message speaks of.
+    fn check_numbers(&self, term: Term, message: &Message) -> Result<(), &'static str> {
+        if term.0.saturating_sub(self.shared.term.0) > AHEAD_MAX {
+            return Err("speaks of a term that no election has reached");
+        }
+        if message.highest_index().0.saturating_sub(self.last().index.0) > AHEAD_MAX {
+            return Err("speaks of an entry that no log has reached");
+        }
+        Ok(())
+    }
+
     /// From an earlier term. A leader or candidate that has not heard is told; a member that asked one must ask again.
     fn on_stale(&mut self, from: MemberId, message: Message, out: &mut Vec<ConsensusEffect>) {
-        let reply = match message {
-            Message::Append { .. } | Message::Heartbeat { .. } => Message::HeartbeatReply { round: 0 },
-            Message::RequestVote { .. } => Message::Vote { granted: false },
-            Message::Forward(proposals) => {
+        let reply: Message = match message {
+            Message::Raft(RaftMessage::Append { .. } | RaftMessage::Heartbeat { .. }) => RaftMessage::HeartbeatReply { round: 0 }.into(),
+            Message::Raft(RaftMessage::RequestVote { .. }) => RaftMessage::Vote { granted: false }.into(),
+            Message::Forward(ForwardMessage::Request(proposals)) => {
                 let requests = proposals.into_iter().map(|proposal| proposal.request).collect();
-                Message::ForwardRefused { requests, refusal: ForwardRefusal::NotLeader }
+                ForwardMessage::Refused { requests, refusal: ForwardRefusal::NotLeader }.into()
             }
-            Message::ReadIndex(reads) => Message::ReadIndexRefused { reads },
+            Message::Read(ReadMessage::Request(reads)) => ReadMessage::Refused { reads }.into(),
             _ => return,
         };
-        self.send_after_ballot(from, reply, out);
+        self.shared.send_after_ballot(from, reply, out);
     }
 
     fn on_durable(&mut self, number: WriteNumber, out: &mut Vec<ConsensusEffect>) {
-        if self.durability.on_durable(number) {
+        if self.shared.durability.on_durable(number) {
             self.on_own_vote_durable(out);
         }
-        while let Some(envelope) = self.durability.released() {
+        while let Some(envelope) = self.shared.durability.released() {
             out.push(ConsensusEffect::Send(envelope));
         }
-        self.advance_commit();
-    }
-
-    fn on_applied(&mut self, index: LogIndex) {
-        self.applied = self.applied.max(index);
-        self.membership.compact(self.applied);
-    }
-
-    fn on_state_synced(&mut self, index: LogIndex) {
-        self.state_synced = self.state_synced.max(index);
-        self.release_log();
+        if let Some((leader, shared)) = self.leading() {
+            leader.advance_commit(shared);
+        }
     }
 
     /// Nothing promised from now on could be kept: no write, no vote, no acknowledgement, and no leadership for longer than it
     /// takes to hand it over.
     fn on_disk_failed(&mut self) {
-        self.durability.fail();
-        self.flee();
-    }
-
-    /// Lets go of the log that neither this member's state store nor any other member needs.
-    fn release_log(&mut self) {
-        let through = self.state_synced.min(self.replicated).0.saturating_sub(self.settings.limits.retained_entries);
-        if through > self.released.0 {
-            self.released = LogIndex(through);
-            self.durability.planner_mut().release(self.released);
-            self.log.compact(self.durability.planner().first());
+        self.shared.durability.fail();
+        if let Some((leader, shared)) = self.leading() {
+            leader.transfer_away(shared);
         }
     }
 
-    fn write(&mut self, out: &mut Vec<ConsensusEffect>) {
-        if self.durability.will_seal() && self.commit > self.commit_recorded {
-            self.commit_recorded = self.commit;
-            self.durability.record(&Record::Commit(self.commit));
-        }
-        if let Some((number, ops, then)) = self.durability.seal(self.now, self.log.last().index) {
-            out.push(ConsensusEffect::Write { number, ops, then });
-        }
-        while let Some((segment, length)) = self.durability.planner_mut().prepare() {
-            out.push(ConsensusEffect::Prepare { segment, length });
+    fn role(&self) -> Role {
+        match self.state {
+            State::Follower => Role::Follower,
+            State::PreCandidate(_) => Role::PreCandidate,
+            State::Candidate(_) => Role::Candidate,
+            State::Leader(_) => Role::Leader,
         }
     }
 
-    /// Hands committed entries to the machine. Those of our own requests are answered there.
-    fn deliver(&mut self, out: &mut Vec<ConsensusEffect>) {
-        while self.delivered < self.commit {
-            let from = self.delivered.next();
-            let batch = self.settings.limits.append_entries.max(1) as u64;
-            let through = self.commit.min(LogIndex(self.delivered.0.saturating_add(batch)));
-            for entry in self.log.range(from, through) {
-                if let Payload::Command { request, .. } = &entry.payload
-                    && request.member == self.settings.member
-                {
-                    self.proposals.committed(*request);
-                }
-            }
-            out.push(ConsensusEffect::Committed(self.log.shared(from, through)));
-            self.delivered = through;
-        }
-    }
-
-    /// The term of an entry in memory or in the WAL; `None` beyond the end, and where it was released.
-    fn term_of(&self, index: LogIndex) -> Option<Term> {
-        self.log.term(index).or_else(|| self.durability.planner().term(index))
-    }
-
-    fn announce(&mut self, out: &mut Vec<ConsensusEffect>) {
-        let present = (self.term, self.role(), self.leader);
-        if present == self.announced {
-            return;
-        }
-        if self.leader.is_some() && self.leader != self.announced.2 {
-            self.leader_changes += 1;
-        }
-        self.announced = present;
-        out.push(ConsensusEffect::RoleChanged { term: self.term, role: present.1, leader: self.leader });
-    }
-
-    fn envelope(&self, to: MemberId, message: Message) -> Envelope {
-        Envelope { from: self.settings.member, to, term: self.term, message }
-    }
-
-    fn send(&self, to: MemberId, message: Message, out: &mut Vec<ConsensusEffect>) {
-        out.push(ConsensusEffect::Send(self.envelope(to, message)));
-    }
-
-    /// A message whose term must be durable before anyone may rely on it.
-    fn send_after_ballot(&mut self, to: MemberId, message: Message, out: &mut Vec<ConsensusEffect>) {
-        let envelope = self.envelope(to, message);
-        if let Some(envelope) = self.durability.after_ballot(envelope) {
-            out.push(ConsensusEffect::Send(envelope));
-        }
-    }
-
-    fn distrust(&self, peer: MemberId, reason: &'static str, out: &mut Vec<ConsensusEffect>) {
-        out.push(ConsensusEffect::Distrust { peer, reason });
-    }
-
+    /// What must hold between any two inputs. Cheap enough to run in production: a broken assumption ends the process there too.
     fn check_invariants(&self) {
-        let LogId { term: last_term, index: last } = self.log.last();
-        assert!(self.applied <= self.delivered, "applied {} beyond delivered {}", self.applied, self.delivered);
-        assert!(self.delivered <= self.commit, "delivered {} beyond commit {}", self.delivered, self.commit);
-        assert!(self.commit <= last, "commit {} beyond the log's end {last}", self.commit);
-        assert!(self.durability.durable() <= last, "durable {} beyond the log's end {last}", self.durability.durable());
-        assert!(last_term <= self.term, "an entry of term {last_term} in term {}", self.term);
-        let member = self.settings.member;
+        let Shared { leader, vote, log, settings, .. } = &self.shared;
+        self.shared.check_invariants();
+        let member = Some(settings.member);
         match &self.state {
-            State::Follower => assert_ne!(self.leader, Some(member), "follows itself"),
-            State::PreCandidate(_) => assert_eq!(self.leader, None, "campaigns against a leader it knows"),
-            State::Candidate(_) => assert_eq!((self.leader, self.vote), (None, Some(member)), "stands without its own vote"),
-            State::Leader(leader) => {
-                assert_eq!((self.leader, self.vote), (Some(member), Some(member)), "leads without its own vote");
-                assert!(leader.term_start <= last, "leads without an entry of its own");
+            State::Follower => assert_ne!(*leader, member, "follows itself"),
+            State::PreCandidate(_) => assert_eq!(*leader, None, "campaigns against a leader it knows"),
+            State::Candidate(_) => assert_eq!((*leader, *vote), (None, member), "a candidate without its own vote"),
+            State::Leader(leading) => {
+                assert_eq!((*leader, *vote), (member, member), "leads without its own vote");
+                assert!(leading.term_start <= log.last().index, "leads without an entry of its own");
             }
         }
     }

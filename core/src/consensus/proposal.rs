@@ -2,9 +2,8 @@
 //!
 //! A proposal that may be in some leader's log when that leader's term ends is *unknown*; it is never proposed again.
 
-use super::{Consensus, ForwardRefusal, Message, Payload, State, log::entry_bytes};
+use super::{Consensus, ConsensusEffect, ForwardMessage, ForwardRefusal, Payload, Proposal, leader::Leader, shared::Shared};
 use crate::command::Refusal;
-use crate::effect::{ConsensusEffect, Proposal};
 use crate::types::{Boot, MemberId, Monotonic, RequestId};
 use alloc::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -43,34 +42,74 @@ impl Proposals {
 
 /// Which forwarded requests of one member this term's leader has seen. Anything older than the window counts as seen.
 #[derive(Debug, Default)]
-pub(super) struct Window {
+pub(super) struct DedupWindow {
     boot: Boot,
     /// Invariant: every sequence in `seen` is at or above it.
-    floor: u64,
+    oldest: u64,
     seen: BTreeSet<u64>,
 }
 
-impl Window {
-    /// Whether the request is seen for the first time.
-    fn admit(&mut self, request: RequestId, size_max: usize) -> bool {
+impl DedupWindow {
+    /// Whether the request is seen for the first time. From now on it has been seen.
+    fn insert(&mut self, request: RequestId, size_max: usize) -> bool {
         if request.boot < self.boot {
             return false;
         }
         if request.boot > self.boot {
             *self = Self { boot: request.boot, ..Self::default() };
         }
-        if request.sequence < self.floor || !self.seen.insert(request.sequence) {
+        if request.sequence < self.oldest || !self.seen.insert(request.sequence) {
             return false;
         }
         if self.seen.len() > size_max {
-            let oldest = self.seen.pop_first().expect("more than none");
-            self.floor = oldest + 1;
+            let forgotten = self.seen.pop_first().expect("more than none");
+            self.oldest = forgotten.saturating_add(1);
         }
         true
     }
 }
 
-impl Consensus {
+impl Leader {
+    /// Appends what this member itself took, unless leadership is on its way to another.
+    pub(super) fn append_held(&mut self, shared: &mut Shared, out: &mut Vec<ConsensusEffect>) {
+        if self.transfer.is_some() {
+            return;
+        }
+        while let Some((since, proposal)) = shared.proposals.held.pop_front() {
+            if shared.is_full() {
+                out.push(ConsensusEffect::Refuse(proposal.request, Refusal::TooManyRequests));
+            } else {
+                shared.proposals.sent.insert(proposal.request, since);
+                shared.append_proposal(proposal);
+            }
+        }
+    }
+
+    /// A refused request counts as seen too: a copy of the message must not append what its member was told is not.
+    fn append_forwarded(&mut self, from: MemberId, proposals: Vec<Proposal>, shared: &mut Shared, out: &mut Vec<ConsensusEffect>) {
+        let window_max = shared.settings.limits.forward_window;
+        let mut refused = Vec::new();
+        let mut refusal = ForwardRefusal::NotLeader;
+        for proposal in proposals {
+            if !self.dedup.entry(proposal.request.member).or_default().insert(proposal.request, window_max) {
+                continue;
+            }
+            if self.transfer.is_some() {
+                refused.push(proposal.request);
+            } else if shared.is_full() {
+                refusal = ForwardRefusal::TooMany;
+                refused.push(proposal.request);
+            } else {
+                shared.append_proposal(proposal);
+            }
+        }
+        if !refused.is_empty() {
+            shared.send(from, ForwardMessage::Refused { requests: refused, refusal }, out);
+        }
+    }
+}
+
+impl Shared {
     pub(super) fn on_propose(&mut self, proposals: Vec<Proposal>, out: &mut Vec<ConsensusEffect>) {
         for proposal in proposals {
             if self.proposals.len() >= self.settings.limits.pending_proposals {
@@ -82,49 +121,27 @@ impl Consensus {
     }
 
     /// Takes a proposal back that is in no log and on no way to one. `false`: it may be in one.
-    pub fn withdraw(&mut self, request: RequestId) -> bool {
+    pub(super) fn withdraw(&mut self, request: RequestId) -> bool {
         let at = self.proposals.held.iter().position(|(_, proposal)| proposal.request == request);
         at.is_some_and(|at| self.proposals.held.remove(at).is_some())
     }
 
-    /// Appends or forwards what is held. Without a leader it waits for one for an election timeout, see `expire_proposals`.
-    pub(super) fn route_proposals(&mut self, out: &mut Vec<ConsensusEffect>) {
-        if self.proposals.held.is_empty() {
-            return;
-        }
-        match &self.state {
-            State::Leader(leader) if leader.transfer.is_some() => {}
-            State::Leader(_) => {
-                while let Some((since, proposal)) = self.proposals.held.pop_front() {
-                    if self.is_full() {
-                        out.push(ConsensusEffect::Refuse(proposal.request, Refusal::TooManyRequests));
-                    } else {
-                        self.proposals.sent.insert(proposal.request, since);
-                        self.append_proposal(proposal);
-                    }
-                }
-            }
-            _ => {
-                let Some(leader) = self.leader else { return };
-                self.forward_held(leader, out);
-            }
-        }
-    }
-
-    fn forward_held(&mut self, leader: MemberId, out: &mut Vec<ConsensusEffect>) {
+    /// Forwards what is held. Without a leader it waits for one for an election timeout, see `expire_proposals`.
+    pub(super) fn forward_held(&mut self, out: &mut Vec<ConsensusEffect>) {
+        let Some(leader) = self.leader.filter(|_| !self.proposals.held.is_empty()) else { return };
         let limits = self.settings.limits;
         let mut batch: Vec<Proposal> = Vec::new();
         let mut bytes = 0;
         while let Some((since, proposal)) = self.proposals.held.pop_front() {
             if batch.len() >= limits.append_entries || (bytes + proposal.command.len() > limits.append_bytes && !batch.is_empty()) {
-                self.send(leader, Message::Forward(core::mem::take(&mut batch)), out);
+                self.send(leader, ForwardMessage::Request(core::mem::take(&mut batch)), out);
                 bytes = 0;
             }
             bytes += proposal.command.len();
             self.proposals.sent.insert(proposal.request, since);
             batch.push(proposal);
         }
-        self.send(leader, Message::Forward(batch), out);
+        self.send(leader, ForwardMessage::Request(batch), out);
     }
 
     fn append_proposal(&mut self, proposal: Proposal) {
@@ -138,56 +155,7 @@ impl Consensus {
         let limits = &self.settings.limits;
         last.saturating_sub(self.applied.0) >= limits.unapplied_entries
             || last.saturating_sub(self.durability.durable().0) >= limits.unapplied_entries.saturating_mul(UNDURABLE_FACTOR)
-            || self.is_flooded()
-    }
-
-    /// A refused request counts as seen too: a copy of the message must not append what its member was told is not. A member that
-    /// led this term and does so no more says nothing: it may have appended an earlier copy, so to its sender this is unknown.
-    pub(super) fn on_forward(&mut self, from: MemberId, proposals: Vec<Proposal>, out: &mut Vec<ConsensusEffect>) {
-        if proposals.iter().any(|proposal| proposal.request.member != from) {
-            return self.distrust(from, "forwards another member's proposals", out);
-        }
-        let window_max = self.settings.limits.forward_window;
-        let mut refused = Vec::new();
-        let mut refusal = ForwardRefusal::NotLeader;
-        for proposal in proposals {
-            let State::Leader(leader) = &mut self.state else { return };
-            if !leader.windows.entry(proposal.request.member).or_default().admit(proposal.request, window_max) {
-                continue;
-            }
-            if leader.transfer.is_some() {
-                refused.push(proposal.request);
-            } else if self.is_full() {
-                refusal = ForwardRefusal::TooMany;
-                refused.push(proposal.request);
-            } else {
-                self.append_proposal(proposal);
-            }
-        }
-        if !refused.is_empty() {
-            self.send(from, Message::ForwardRefused { requests: refused, refusal }, out);
-        }
-    }
-
-    pub(super) fn on_forward_refused(
-        &mut self,
-        from: MemberId,
-        requests: Vec<RequestId>,
-        refusal: ForwardRefusal,
-        out: &mut Vec<ConsensusEffect>,
-    ) {
-        if matches!(self.state, State::Leader(_)) || self.leader.is_some_and(|leader| leader != from) {
-            return;
-        }
-        let reason = match refusal {
-            ForwardRefusal::NotLeader => Refusal::LeaderChanged,
-            ForwardRefusal::TooMany => Refusal::TooManyRequests,
-        };
-        for request in requests {
-            if self.proposals.sent.remove(&request).is_some() {
-                out.push(ConsensusEffect::Refuse(request, reason.clone()));
-            }
-        }
+            || self.log.unapplied_bytes() > limits.unapplied_bytes
     }
 
     /// The leader that had them leads no more; whether it got them committed is not known here.
@@ -209,16 +177,40 @@ impl Consensus {
             out.push(ConsensusEffect::Refuse(oldest.remove_entry().0, Refusal::OutcomeUnknown));
         }
     }
+}
 
-    /// Bytes of entries that are in the log and not applied, estimated by the newest entries of the tail.
-    pub(super) fn is_flooded(&self) -> bool {
-        let unapplied = self.log.last().index.0.saturating_sub(self.applied.0);
-        if unapplied == 0 || self.log.bytes() <= self.settings.limits.unapplied_bytes {
-            return false;
+impl Consensus {
+    pub(super) fn on_forward_message(&mut self, from: MemberId, message: ForwardMessage, out: &mut Vec<ConsensusEffect>) {
+        match message {
+            ForwardMessage::Request(proposals) => self.on_forward(from, proposals, out),
+            ForwardMessage::Refused { requests, refusal } => self.on_forward_refused(from, requests, refusal, out),
         }
-        let from = self.applied.next().max(self.log.first());
-        let bytes: usize = self.log.range(from, self.log.last().index).map(entry_bytes).sum();
-        bytes > self.settings.limits.unapplied_bytes
+    }
+
+    /// A member that led this term and does so no more says nothing: it may have appended an earlier copy, so to its sender this is
+    /// unknown.
+    fn on_forward(&mut self, from: MemberId, proposals: Vec<Proposal>, out: &mut Vec<ConsensusEffect>) {
+        if proposals.iter().any(|proposal| proposal.request.member != from) {
+            return self.shared.distrust(from, "forwards another member's proposals", out);
+        }
+        if let Some((leader, shared)) = self.leading() {
+            leader.append_forwarded(from, proposals, shared, out);
+        }
+    }
+
+    fn on_forward_refused(&mut self, from: MemberId, requests: Vec<RequestId>, refusal: ForwardRefusal, out: &mut Vec<ConsensusEffect>) {
+        if self.shared.leader.is_some_and(|leader| leader != from) {
+            return;
+        }
+        let reason = match refusal {
+            ForwardRefusal::NotLeader => Refusal::LeaderChanged,
+            ForwardRefusal::TooMany => Refusal::TooManyRequests,
+        };
+        for request in requests {
+            if self.shared.proposals.sent.remove(&request).is_some() {
+                out.push(ConsensusEffect::Refuse(request, reason.clone()));
+            }
+        }
     }
 }
 
@@ -232,22 +224,22 @@ mod tests {
 
     #[test]
     fn a_window_admits_each_request_once_and_nothing_older_than_itself() {
-        let mut window = Window::default();
+        let mut window = DedupWindow::default();
         for sequence in [5, 3, 9, 7] {
-            assert!(window.admit(request(1, sequence), 3), "{sequence}");
-            assert!(!window.admit(request(1, sequence), 3), "{sequence} again");
+            assert!(window.insert(request(1, sequence), 3), "{sequence}");
+            assert!(!window.insert(request(1, sequence), 3), "{sequence} again");
         }
         // 3 fell out as the fourth came; what lies below is not known any more, so it counts as seen.
-        assert!(!window.admit(request(1, 3), 3));
-        assert!(!window.admit(request(1, 2), 3));
-        assert!(window.admit(request(1, 4), 3));
+        assert!(!window.insert(request(1, 3), 3));
+        assert!(!window.insert(request(1, 2), 3));
+        assert!(window.insert(request(1, 4), 3));
     }
 
     #[test]
     fn a_window_belongs_to_the_newest_boot() {
-        let mut window = Window::default();
-        assert!(window.admit(request(1, 5), 3));
-        assert!(window.admit(request(2, 1), 3));
-        assert!(!window.admit(request(1, 6), 3));
+        let mut window = DedupWindow::default();
+        assert!(window.insert(request(1, 5), 3));
+        assert!(window.insert(request(2, 1), 3));
+        assert!(!window.insert(request(1, 6), 3));
     }
 }

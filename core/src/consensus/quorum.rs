@@ -2,7 +2,7 @@
 //!
 //! A simple configuration needs a majority of its voters; a joint one needs a majority of both halves (Raft §6).
 
-use super::Configuration;
+use crate::entry::Configuration;
 use crate::types::MemberId;
 use alloc::collections::{BTreeMap, BTreeSet};
 

@@ -3,9 +3,8 @@
 //! The leader notes its commit index, asks a quorum whether it still leads, and may then answer from that index on. One question
 //! serves all reads that were there when it was asked: a *round*. A read joins only a round that starts after it arrived.
 
-use super::{Consensus, Envelope, Message, State, quorum};
+use super::{Consensus, ConsensusEffect, ReadMessage, leader::Leader, quorum, shared::Shared};
 use crate::command::Refusal;
-use crate::effect::ConsensusEffect;
 use crate::mutant::{Mutant, planted};
 use crate::types::{LogIndex, MemberId, Monotonic, ReadId};
 use alloc::{
@@ -53,32 +52,83 @@ impl Reads {
 }
 
 impl Rounds {
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.waiting.len() + self.open.as_ref().map_or(0, |round| round.reads.len())
+    }
+
+    /// Takes the reads that the leader itself was asked for.
+    pub(super) fn take(&mut self, reads: &mut Reads) {
+        self.waiting.extend(reads.unsent.drain(..).map(|(_, read)| read));
+    }
+
+    /// This member leads no more: whoever asked it must ask again.
+    pub(super) fn refuse(self, shared: &Shared, out: &mut Vec<ConsensusEffect>) {
+        let mut theirs: BTreeMap<MemberId, Vec<ReadId>> = BTreeMap::new();
+        for read in self.open.into_iter().flat_map(|round| round.reads).chain(self.waiting) {
+            if read.member == shared.member() {
+                out.push(ConsensusEffect::RefuseRead(read, Refusal::LeaderChanged));
+            } else {
+                theirs.entry(read.member).or_default().push(read);
+            }
+        }
+        for (to, reads) in theirs {
+            shared.send(to, ReadMessage::Refused { reads }, out);
+        }
     }
 }
 
-impl Consensus {
-    pub(super) fn on_read(&mut self, read: ReadId, out: &mut Vec<ConsensusEffect>) {
-        let with_us = if let State::Leader(leader) = &self.state { leader.rounds.len() } else { 0 };
-        if self.reads.len() + with_us >= self.settings.limits.pending_reads {
-            return out.push(ConsensusEffect::RefuseRead(read, Refusal::TooManyRequests));
+impl Leader {
+    /// Begins the next round if reads wait and none is open. Before the first commit of its own term a leader does not know what
+    /// is committed (Raft §8), so they wait on. Returns whether one began: its heartbeats should leave at once.
+    pub(super) fn begin_round(&mut self, shared: &Shared, out: &mut Vec<ConsensusEffect>) -> bool {
+        let commits_own_term = shared.commit >= self.term_start || planted(Mutant::L1);
+        if self.rounds.waiting.is_empty() || self.rounds.open.is_some() || !commits_own_term {
+            return false;
         }
-        self.reads.unsent.push_back((self.now, read));
+        self.rounds.newest += 1;
+        self.rounds.open = Some(Round { index: shared.commit, reads: core::mem::take(&mut self.rounds.waiting) });
+        // A quorum of one is complete as it begins.
+        self.finish_round(shared, out);
+        self.rounds.open.is_some()
     }
 
-    pub(super) fn on_read_index(&mut self, from: MemberId, reads: Vec<ReadId>, out: &mut Vec<ConsensusEffect>) {
-        if reads.iter().any(|read| read.member != from) {
-            return self.distrust(from, "asks for another member's reads", out);
+    /// Answers the open round once a quorum has heard of it.
+    pub(super) fn finish_round(&mut self, shared: &Shared, out: &mut Vec<ConsensusEffect>) {
+        let newest = self.rounds.newest;
+        let member = shared.member();
+        let heard = |id| if id == member { newest } else { self.peers.get(&id).map_or(0, |peer| peer.round) };
+        if self.rounds.open.is_none() || (quorum::reached(shared.configuration(), heard) < newest && !planted(Mutant::L2)) {
+            return;
         }
-        let limit = self.settings.limits.pending_reads;
-        match &mut self.state {
-            State::Leader(leader) if leader.rounds.len() + reads.len() <= limit => leader.rounds.waiting.extend(reads),
-            _ => self.send(from, Message::ReadIndexRefused { reads }, out),
+        let Some(Round { index, reads }) = self.rounds.open.take() else { return };
+        assert!(index <= shared.commit, "a round at {index} of a log committed through {}", shared.commit);
+        let mut theirs: BTreeMap<MemberId, Vec<ReadId>> = BTreeMap::new();
+        for read in reads {
+            if read.member == member {
+                out.push(ConsensusEffect::ReadReady(read, index));
+            } else {
+                theirs.entry(read.member).or_default().push(read);
+            }
+        }
+        for (to, reads) in theirs {
+            shared.send(to, ReadMessage::Reply { reads, index }, out);
+        }
+    }
+}
+
+impl Shared {
+    /// Asks the leader for the reads that this member took; without one they wait.
+    pub(super) fn ask_for_reads(&mut self, out: &mut Vec<ConsensusEffect>) {
+        let Some(leader) = self.leader.filter(|_| !self.reads.unsent.is_empty()) else { return };
+        let unsent: Vec<_> = self.reads.unsent.drain(..).collect();
+        for chunk in unsent.chunks(READS_PER_MESSAGE) {
+            self.reads.sent.extend(chunk.iter().map(|&(since, read)| (read, since)));
+            let reads = chunk.iter().map(|&(_, read)| read).collect();
+            self.send(leader, ReadMessage::Request(reads), out);
         }
     }
 
-    pub(super) fn on_read_index_reply(&mut self, from: MemberId, reads: Vec<ReadId>, index: LogIndex, out: &mut Vec<ConsensusEffect>) {
+    fn on_read_reply(&mut self, from: MemberId, reads: Vec<ReadId>, index: LogIndex, out: &mut Vec<ConsensusEffect>) {
         if self.leader != Some(from) {
             return;
         }
@@ -89,82 +139,11 @@ impl Consensus {
         }
     }
 
-    pub(super) fn on_read_index_refused(&mut self, reads: Vec<ReadId>, out: &mut Vec<ConsensusEffect>) {
+    fn on_read_refused(&mut self, reads: Vec<ReadId>, out: &mut Vec<ConsensusEffect>) {
         for read in reads {
             if self.reads.sent.remove(&read).is_some() {
                 out.push(ConsensusEffect::RefuseRead(read, Refusal::LeaderChanged));
             }
-        }
-    }
-
-    /// Hands unsent reads to the leader, whoever that is; without one they wait.
-    pub(super) fn route_reads(&mut self, out: &mut Vec<ConsensusEffect>) {
-        if self.reads.unsent.is_empty() {
-            return;
-        }
-        if let State::Leader(leader) = &mut self.state {
-            leader.rounds.waiting.extend(self.reads.unsent.drain(..).map(|(_, read)| read));
-        } else if let Some(leader) = self.leader {
-            let unsent: Vec<_> = self.reads.unsent.drain(..).collect();
-            for chunk in unsent.chunks(READS_PER_MESSAGE) {
-                self.reads.sent.extend(chunk.iter().map(|&(since, read)| (read, since)));
-                let reads = chunk.iter().map(|&(_, read)| read).collect();
-                self.send(leader, Message::ReadIndex(reads), out);
-            }
-        }
-    }
-
-    /// Begins the next round if reads wait and none is open. Before the first commit of its own term a leader does not know what
-    /// is committed (Raft §8), so they wait on. Returns whether one began: its heartbeats should leave at once.
-    pub(super) fn begin_round(&mut self, out: &mut Vec<ConsensusEffect>) -> bool {
-        let State::Leader(leader) = &mut self.state else { return false };
-        let commits_own_term = self.commit >= leader.term_start || planted(Mutant::L1);
-        if leader.rounds.waiting.is_empty() || leader.rounds.open.is_some() || !commits_own_term {
-            return false;
-        }
-        leader.rounds.newest += 1;
-        leader.rounds.open = Some(Round { index: self.commit, reads: core::mem::take(&mut leader.rounds.waiting) });
-        // A quorum of one is complete as it begins.
-        self.finish_round(out);
-        matches!(&self.state, State::Leader(leader) if leader.rounds.open.is_some())
-    }
-
-    /// Answers the open round once a quorum has heard of it.
-    pub(super) fn finish_round(&mut self, out: &mut Vec<ConsensusEffect>) {
-        let State::Leader(leader) = &mut self.state else { return };
-        let newest = leader.rounds.newest;
-        let member = self.settings.member;
-        let heard = |id| if id == member { newest } else { leader.peers.get(&id).map_or(0, |peer| peer.round) };
-        if leader.rounds.open.is_none() || (quorum::reached(self.membership.current(), heard) < newest && !planted(Mutant::L2)) {
-            return;
-        }
-        let Some(Round { index, reads }) = leader.rounds.open.take() else { return };
-        let mut theirs: BTreeMap<MemberId, Vec<ReadId>> = BTreeMap::new();
-        for read in reads {
-            if read.member == member {
-                out.push(ConsensusEffect::ReadReady(read, index));
-            } else {
-                theirs.entry(read.member).or_default().push(read);
-            }
-        }
-        for (to, reads) in theirs {
-            self.send(to, Message::ReadIndexReply { reads, index }, out);
-        }
-    }
-
-    /// This member leads no more: whoever asked it must ask again.
-    pub(super) fn refuse_rounds(&mut self, rounds: Rounds, out: &mut Vec<ConsensusEffect>) {
-        let mut theirs: BTreeMap<MemberId, Vec<ReadId>> = BTreeMap::new();
-        for read in rounds.open.into_iter().flat_map(|round| round.reads).chain(rounds.waiting) {
-            if read.member == self.settings.member {
-                out.push(ConsensusEffect::RefuseRead(read, Refusal::LeaderChanged));
-            } else {
-                theirs.entry(read.member).or_default().push(read);
-            }
-        }
-        for (to, reads) in theirs {
-            let refusal = Envelope { from: self.settings.member, to, term: self.term, message: Message::ReadIndexRefused { reads } };
-            out.push(ConsensusEffect::Send(refusal));
         }
     }
 
@@ -185,6 +164,36 @@ impl Consensus {
                 break;
             }
             out.push(ConsensusEffect::RefuseRead(oldest.remove_entry().0, Refusal::TimedOut));
+        }
+    }
+}
+
+impl Consensus {
+    pub(super) fn on_read(&mut self, read: ReadId, out: &mut Vec<ConsensusEffect>) {
+        let with_us = self.leader().map_or(0, |leader| leader.rounds.len());
+        let shared = &mut self.shared;
+        if shared.reads.len() + with_us >= shared.settings.limits.pending_reads {
+            return out.push(ConsensusEffect::RefuseRead(read, Refusal::TooManyRequests));
+        }
+        shared.reads.unsent.push_back((shared.now, read));
+    }
+
+    pub(super) fn on_read_message(&mut self, from: MemberId, message: ReadMessage, out: &mut Vec<ConsensusEffect>) {
+        match message {
+            ReadMessage::Request(reads) => self.on_read_request(from, reads, out),
+            ReadMessage::Reply { reads, index } => self.shared.on_read_reply(from, reads, index, out),
+            ReadMessage::Refused { reads } => self.shared.on_read_refused(reads, out),
+        }
+    }
+
+    fn on_read_request(&mut self, from: MemberId, reads: Vec<ReadId>, out: &mut Vec<ConsensusEffect>) {
+        if reads.iter().any(|read| read.member != from) {
+            return self.shared.distrust(from, "asks for another member's reads", out);
+        }
+        let limit = self.shared.settings.limits.pending_reads;
+        match self.leading() {
+            Some((leader, _)) if leader.rounds.len() + reads.len() <= limit => leader.rounds.waiting.extend(reads),
+            _ => self.shared.send(from, ReadMessage::Refused { reads }, out),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Answer, Machine, decode_command, tables};
 use crate::command::{AlarmChange, AlarmKind, Command, Compact, MemberAttributes, Op, Put, Refusal, Reply, Txn};
-use crate::consensus::{Configuration, Entry, Payload};
+use crate::entry::{Configuration, Entry, Payload};
 use crate::mutant::{Mutant, planted};
 use crate::mvcc::txn::{self, Stop, Writer};
 use crate::storage::{RowOp, StateReader, Table, recent_key};
@@ -14,7 +14,7 @@ impl<R: StateReader> Machine<R> {
     pub(super) fn apply_payload(&mut self, entry: &Entry) -> Result<Answer, String> {
         match &entry.payload {
             Payload::Empty => Ok(None),
-            Payload::Configuration(configuration) => {
+            Payload::Configuration { configuration, .. } => {
                 self.apply_configuration(configuration);
                 Ok(None)
             }

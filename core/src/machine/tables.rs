@@ -1,7 +1,7 @@
 //! The small rows of [`Table::Meta`]: what the machine knows beside key-values, written behind in the same batches.
 
 use crate::command::{Alarm, MemberAttributes};
-use crate::consensus::Configuration;
+use crate::entry::Configuration;
 use crate::mvcc::hash::Chain;
 use crate::mvcc::store::UNSWEPT;
 use crate::storage::{ReadFailed, StateReader, Table, WriteBatch};

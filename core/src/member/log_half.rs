@@ -7,7 +7,7 @@ use super::reads::{Overdue, Reads};
 use super::request::{Answer, Body, Prepared, Request, Ticket};
 use super::tickets::Due;
 use crate::command::{Alarm, AlarmChange, AlarmKind, Command, RaftStatus, Refusal};
-use crate::consensus::{self, Configuration, Consensus, Entry, Envelope, Message, Payload, Role};
+use crate::consensus::{self, Configuration, Consensus, Entry, Envelope, Message, RaftMessage, Role};
 use crate::effect::{ConsensusEffect, ConsensusInput, Proposal};
 use crate::mutant::{Mutant, planted};
 use crate::storage::WalOp;
@@ -419,7 +419,7 @@ impl LogHalf {
         if !self.is_open && !planted(Mutant::H1) {
             return;
         }
-        if matches!(envelope.message, Message::Append { .. }) {
+        if matches!(envelope.message, Message::Raft(RaftMessage::Append { .. })) {
             self.lose_freshness(out);
         }
         self.step_consensus(now, ConsensusInput::Receive(envelope), out);
@@ -520,7 +520,7 @@ impl LogHalf {
         }
         let mut owed = Vec::new();
         for entry in entries.iter() {
-            if let Payload::Command { request, .. } = &entry.payload
+            if let Some(request) = entry.payload.request()
                 && request.member == self.member
                 && request.boot == self.boot
                 && let Some(Proposed { ticket, deadline }) = self.proposed.remove(&request.sequence)

@@ -6,7 +6,7 @@ use super::row::Parts;
 use super::store::{Found, Interval, Store};
 use super::{EncodedKeyValue, Event, KvHash, txn};
 use crate::command::{Alarm, Member, MemberAttributes, Range, RangeReply, Refusal, SortOrder, SortTarget, Txn, TxnReply};
-use crate::consensus::Configuration;
+use crate::entry::Configuration;
 use crate::storage::{Direction, ReadFailed, StateReader};
 use crate::types::{LogId, MemberId, Revision};
 use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};

@@ -11,7 +11,7 @@ pub use planner::Planner;
 pub use record::{WAL_VERSION, segment_file_name};
 pub use recovery::Recovery;
 
-use crate::consensus::{Configuration, Entry, Payload};
+use crate::entry::{Configuration, Entry, Payload};
 use crate::types::{Boot, ClusterId, LogId, LogIndex, MemberId, SegmentId, Term};
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 use bytes::Bytes;
@@ -200,7 +200,8 @@ pub fn bootstrap_entries(members: &[(MemberId, Vec<String>)]) -> (Vec<Entry>, Co
         .map(|(index, (member, urls))| {
             configuration.voters.insert(member);
             configuration.peer_urls.insert(member, urls);
-            Entry { id: LogId { term: BOOTSTRAP_TERM, index: LogIndex(index) }, payload: Payload::Configuration(configuration.clone()) }
+            let payload = Payload::Configuration { request: None, configuration: configuration.clone() };
+            Entry { id: LogId { term: BOOTSTRAP_TERM, index: LogIndex(index) }, payload }
         })
         .collect();
     (entries, configuration)

@@ -3,7 +3,7 @@
 use super::log::{Log, Segment};
 use super::record::{Place, Stamp, encode, preamble};
 use super::{Head, Identity, Location, Record, Recovered, WalSettings};
-use crate::consensus::Entry;
+use crate::entry::Entry;
 use crate::storage::WalOp;
 use crate::types::{Boot, LogId, LogIndex, MemberId, SegmentId, Term, WriteNumber};
 use alloc::{collections::VecDeque, vec::Vec};
@@ -225,7 +225,11 @@ impl Planner {
     }
 
     /// That write, and all before it, are on stable storage.
+    ///
+    /// # Panics
+    /// On a write that was never sealed: whoever waits for the disk would be told a lie.
     pub fn durable(&mut self, number: WriteNumber) {
+        assert!(number <= self.sealed, "write {number} is durable, but only {} were sealed", self.sealed);
         while let Some((_, end)) = self.in_flight.pop_front_if(|(write, _)| *write <= number) {
             self.durable = end;
             self.synced_through = self.synced_through.max(end);
@@ -236,6 +240,12 @@ impl Planner {
     /// sealed write.
     pub fn release(&mut self, through: LogIndex) {
         self.released = self.released.max(through);
+    }
+
+    /// Bytes of the segments that would go if entries through `through` were no longer needed.
+    #[must_use]
+    pub fn releasable_bytes(&self, through: LogIndex) -> u64 {
+        self.log.segments.iter().take(self.log.releasable(through)).map(|segment| segment.length).sum()
     }
 
     /// First index still in segments.

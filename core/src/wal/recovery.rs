@@ -10,7 +10,7 @@ use super::log::{Log, Segment};
 use super::planner::{HardState, Inherited, Planner, Resume};
 use super::record::{Place, Preamble, RECORDS_START, Read, Stamp, read, read_preamble, scan, segment_file_name};
 use super::{Head, Identity, Record, Recovered, WalDamage, WalSettings};
-use crate::consensus::Entry;
+use crate::entry::Entry;
 use crate::mutant::{Mutant, planted};
 use crate::types::{LogId, LogIndex, SegmentId};
 use alloc::{collections::VecDeque, format, string::String, vec::Vec};

@@ -238,14 +238,14 @@ fn members_have_no_name_until_they_publish_it_and_survive_a_reopening() {
     let mut configuration = member.machine.configuration().unwrap().clone();
     configuration.peer_urls.insert(MemberId(3), vec![]);
     configuration.voters.insert(MemberId(3));
-    member.apply_payload(Payload::Configuration(configuration.clone()));
+    member.apply_payload(Payload::Configuration { request: None, configuration: configuration.clone() });
     member.persist();
     let reopened = Machine::open(settings(limits(10)), member.store.clone()).unwrap();
     assert_eq!(reopened.view().members(), member.machine.view().members());
     assert_eq!(reopened.view().members()[1].name, "m2");
     assert_eq!(reopened.configuration(), Some(&configuration));
     configuration.peer_urls.remove(&MemberId(2));
-    member.apply_payload(Payload::Configuration(configuration));
+    member.apply_payload(Payload::Configuration { request: None, configuration });
     assert_eq!(names(&member), [(String::new(), false), (String::new(), false)]);
 }
 

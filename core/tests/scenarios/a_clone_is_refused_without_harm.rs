@@ -1,7 +1,7 @@
 //! A copied data directory makes a second member of one id: whatever it says is dropped, and nobody stops.
 
 use crate::world::World;
-use quorate_core::consensus::{Message, Role};
+use quorate_core::consensus::{Message, RaftMessage, Role};
 use quorate_core::types::{LogId, LogIndex};
 
 #[test]
@@ -10,14 +10,14 @@ fn a_clone_is_refused_without_harm() {
     world.elect(1);
     world.clear();
     world.note("in the leader's own name, for somebody else, a second leader of the term");
-    world.receive(1, 1, 7, Message::HeartbeatReply { round: 0 });
-    world.receive(2, 3, 7, Message::HeartbeatReply { round: 0 });
-    let append = Message::Append { previous: LogId::default(), entries: vec![], commit: LogIndex(0), round: 0 };
+    world.receive(1, 1, 7, Message::Raft(RaftMessage::HeartbeatReply { round: 0 }));
+    world.receive(2, 3, 7, Message::Raft(RaftMessage::HeartbeatReply { round: 0 }));
+    let append = Message::Raft(RaftMessage::Append { previous: LogId::default(), entries: vec![], commit: LogIndex(0), round: 0 });
     world.receive(2, 1, 2, append.clone());
     world.receive(2, 3, 2, append);
     world.note("an acknowledgement of what was never sent, a commit of what was never acknowledged");
-    world.receive(2, 1, 2, Message::Appended { matched: LogIndex(99), round: 0 });
-    world.receive(1, 2, 2, Message::Heartbeat { commit: LogIndex(99), round: 0, replicated: LogIndex(0) });
+    world.receive(2, 1, 2, Message::Raft(RaftMessage::Appended { matched: LogIndex(99), round: 0 }));
+    world.receive(1, 2, 2, Message::Raft(RaftMessage::Heartbeat { commit: LogIndex(99), round: 0, replicated: LogIndex(0) }));
     assert_eq!((world.term(1), world.role(1)), (2, Role::Leader));
     insta::assert_snapshot!(world.trace(), @r"
     -- in the leader's own name, for somebody else, a second leader of the term

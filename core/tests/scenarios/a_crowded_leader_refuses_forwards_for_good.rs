@@ -2,11 +2,11 @@
 
 use crate::world::{Options, World};
 use quorate_core::command::Refusal;
-use quorate_core::consensus::{Envelope, Limits, Message};
+use quorate_core::consensus::{Envelope, ForwardMessage, Limits, Message};
 use quorate_core::effect::ConsensusEffect;
 
 fn is_forward(envelope: &Envelope) -> bool {
-    matches!(envelope.message, Message::Forward(_))
+    matches!(envelope.message, Message::Forward(ForwardMessage::Request(_)))
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! The network may deliver a forwarded proposal twice; the leader of its term appends it once.
 
 use crate::world::World;
-use quorate_core::consensus::{Envelope, Message};
+use quorate_core::consensus::{Envelope, ForwardMessage, Message};
 
 fn is_forward(envelope: &Envelope) -> bool {
-    matches!(envelope.message, Message::Forward(_))
+    matches!(envelope.message, Message::Forward(ForwardMessage::Request(_)))
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! A forwarded proposal that arrives in a later term is not appended, even by the same leader: its member was told "unknown".
 
 use crate::world::World;
-use quorate_core::consensus::{Envelope, Message};
+use quorate_core::consensus::{Envelope, ForwardMessage, Message};
 
 fn is_forward(envelope: &Envelope) -> bool {
-    matches!(envelope.message, Message::Forward(_))
+    matches!(envelope.message, Message::Forward(ForwardMessage::Request(_)))
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A member that is in a later term answers an old leader with it, or neither could ever serve the other (Raft §5.1).
 
 use crate::world::World;
-use quorate_core::consensus::{Message, Role};
+use quorate_core::consensus::{Message, RaftMessage, Role};
 use quorate_core::types::{LogId, LogIndex, Term};
 
 #[test]
@@ -9,7 +9,7 @@ fn a_leader_of_an_old_term_is_told_the_new_one() {
     let mut world = World::new(3);
     world.elect(1);
     let end = LogId { term: Term(1), index: LogIndex(1) };
-    world.receive(2, 3, 7, Message::RequestVote { end, transfer: true });
+    world.receive(2, 3, 7, Message::Raft(RaftMessage::RequestVote { end, transfer: true }));
     world.settle();
     world.clear();
     world.propose(1);

@@ -1,10 +1,10 @@
 //! A new leader does not know what is committed before an entry of its own term is (Raft §8): its reads wait for that.
 
 use crate::world::World;
-use quorate_core::consensus::{Envelope, Message};
+use quorate_core::consensus::{Envelope, Message, RaftMessage};
 
 fn is_appended(envelope: &Envelope) -> bool {
-    matches!(envelope.message, Message::Appended { .. })
+    matches!(envelope.message, Message::Raft(RaftMessage::Appended { .. }))
 }
 
 #[test]

@@ -2,10 +2,10 @@
 //! (Raft thesis §9.6).
 
 use crate::world::{ELECTION_TIMEOUT, World};
-use quorate_core::consensus::{Envelope, Message, Role};
+use quorate_core::consensus::{Envelope, Message, RaftMessage, Role};
 
 fn is_pre_vote(envelope: &Envelope) -> bool {
-    matches!(envelope.message, Message::PreVote { .. })
+    matches!(envelope.message, Message::Raft(RaftMessage::PreVote { .. }))
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! An older append that arrives late says nothing about what follows it: entries that agree are kept (Raft §5.3).
 
 use crate::world::World;
-use quorate_core::consensus::{Envelope, Message};
+use quorate_core::consensus::{Envelope, Message, RaftMessage};
 
 fn is_append(envelope: &Envelope) -> bool {
-    matches!(&envelope.message, Message::Append { entries, .. } if !entries.is_empty())
+    matches!(&envelope.message, Message::Raft(RaftMessage::Append { entries, .. }) if !entries.is_empty())
 }
 
 #[test]

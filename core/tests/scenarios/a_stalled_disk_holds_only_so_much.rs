@@ -1,7 +1,7 @@
 //! While a member's disk stands still, what waits for it is bounded: writes under way, and messages that promise what they contain.
 
 use crate::world::{Options, World};
-use quorate_core::consensus::{Entry, Message, Payload};
+use quorate_core::consensus::{Entry, Message, Payload, RaftMessage};
 use quorate_core::effect::ConsensusEffect;
 use quorate_core::types::{LogId, LogIndex, Term};
 
@@ -35,12 +35,12 @@ fn only_so_many_messages_wait_for_a_stalled_disk() {
     let last = LogId { term: Term(2), index: LogIndex(4) };
     let entries = vec![Entry { id: LogId { term: Term(2), index: LogIndex(5) }, payload: Payload::Empty }];
     for round in 0..MESSAGES_MAX as u64 + 100 {
-        let append = Message::Append { previous: last, entries: entries.clone(), commit: last.index, round };
+        let append = Message::Raft(RaftMessage::Append { previous: last, entries: entries.clone(), commit: last.index, round });
         world.receive(1, 2, 2, append);
     }
     let sent = |world: &World| {
         let answers = |effect: &ConsensusEffect| match effect {
-            ConsensusEffect::Send(envelope) => usize::from(matches!(envelope.message, Message::Appended { .. })),
+            ConsensusEffect::Send(envelope) => usize::from(matches!(envelope.message, Message::Raft(RaftMessage::Appended { .. }))),
             _ => 0,
         };
         world.effects.iter().filter(|(id, _)| *id == 2).map(|(_, effect)| answers(effect)).sum::<usize>()

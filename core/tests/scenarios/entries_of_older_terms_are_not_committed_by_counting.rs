@@ -2,15 +2,15 @@
 //! above it (Raft §5.4.2).
 
 use crate::world::{Options, World};
-use quorate_core::consensus::{Envelope, Limits, Message};
+use quorate_core::consensus::{Envelope, Limits, Message, RaftMessage};
 
 fn is_append(envelope: &Envelope) -> bool {
-    matches!(envelope.message, Message::Append { .. })
+    matches!(envelope.message, Message::Raft(RaftMessage::Append { .. }))
 }
 
 /// An acknowledgement of the entry of term 4, which stands at index 8.
 fn acknowledges_own_term(envelope: &Envelope) -> bool {
-    matches!(envelope.message, Message::Appended { matched, .. } if matched.0 >= 8)
+    matches!(envelope.message, Message::Raft(RaftMessage::Appended { matched, .. }) if matched.0 >= 8)
 }
 
 #[test]

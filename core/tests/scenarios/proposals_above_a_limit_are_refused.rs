@@ -2,7 +2,7 @@
 
 use crate::world::{Options, World};
 use quorate_core::command::Refusal;
-use quorate_core::consensus::{Limits, Message};
+use quorate_core::consensus::{Limits, Message, ReadMessage};
 use quorate_core::effect::{ConsensusEffect, ConsensusInput};
 use quorate_core::types::{Boot, MemberId, ReadId};
 
@@ -92,7 +92,7 @@ fn a_message_asks_for_only_so_many_reads() {
     world.step_all(2, inputs);
     let asked = |effect: &ConsensusEffect| match effect {
         ConsensusEffect::Send(envelope) => match &envelope.message {
-            Message::ReadIndex(reads) => Some(reads.len()),
+            Message::Read(ReadMessage::Request(reads)) => Some(reads.len()),
             _ => None,
         },
         _ => None,

@@ -31,6 +31,7 @@ fn run(seed: u64, tally: &mut Tally) {
         inflight_appends: 1 + rng.next_u64() as usize % 4,
         tail_bytes: 500,
         retained_entries: 3,
+        unapplied_bytes: if rng.next_u64().is_multiple_of(4) { 1_000 } else { Limits::default().unapplied_bytes },
         ..Limits::default()
     };
     let (pre_vote, advance_first_election) = (!rng.next_u64().is_multiple_of(4), rng.next_u64().is_multiple_of(2));
@@ -61,6 +62,8 @@ fn run(seed: u64, tally: &mut Tally) {
             10 if world.is_up(id) => world.step(id, ConsensusInput::Transfer(MemberId(1 + rng.next_u64() % count))),
             11 if world.is_up(id) => world.step(id, ConsensusInput::PeerClosed(MemberId(1 + rng.next_u64() % count))),
             12 if world.is_up(id) => world.sync_state(id),
+            13 => world.stall_machine(id),
+            14 => resume_machines(&mut world, count),
             _ => {}
         }
         for _ in 0..rng.next_u64() % 6 {
@@ -90,12 +93,17 @@ fn run(seed: u64, tally: &mut Tally) {
     tally.reads += world.reads_answered;
 }
 
+fn resume_machines(world: &mut World, count: u64) {
+    (1..=count).filter(|&id| world.is_up(id)).collect::<Vec<_>>().into_iter().for_each(|id| world.resume_machine(id));
+}
+
 /// After the chaos everyone is up and connected: within a few election timeouts each member serves writes and reads.
 fn calm(world: &mut World, count: u64, seed: u64) {
     world.heal();
     world.chaos = None;
     (1..=count).for_each(|id| world.resume_disk(id));
     (1..=count).filter(|&id| !world.is_up(id)).collect::<Vec<_>>().into_iter().for_each(|id| world.restart(id));
+    resume_machines(world, count);
     world.run(8 * ELECTION_TIMEOUT);
     let answered = world.reads_answered;
     let requests: Vec<_> = (1..=count).map(|id| world.propose(id)).collect();

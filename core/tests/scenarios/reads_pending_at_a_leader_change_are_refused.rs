@@ -2,7 +2,7 @@
 
 use crate::world::World;
 use quorate_core::command::Refusal;
-use quorate_core::consensus::Message;
+use quorate_core::consensus::{Message, RaftMessage};
 use quorate_core::effect::ConsensusEffect;
 
 #[test]
@@ -13,7 +13,7 @@ fn reads_pending_at_a_leader_change_are_refused() {
     let read = world.read(2);
     world.settle();
     world.clear();
-    world.receive(1, 3, 2, Message::TimeoutNow);
+    world.receive(1, 3, 2, Message::Raft(RaftMessage::TimeoutNow));
     world.settle();
     assert!(world.effects.contains(&(2, ConsensusEffect::RefuseRead(read, Refusal::LeaderChanged))));
     insta::assert_snapshot!(world.trace(), @r"

@@ -1,7 +1,7 @@
 //! To a follower that does not answer, no more is sent than its window holds, in messages and in bytes.
 
 use crate::world::{Options, World};
-use quorate_core::consensus::{Limits, Message};
+use quorate_core::consensus::{Limits, Message, RaftMessage};
 use quorate_core::effect::ConsensusEffect;
 
 fn sent_entries(limits: Limits) -> usize {
@@ -14,7 +14,7 @@ fn sent_entries(limits: Limits) -> usize {
     }
     let to_2 = |effect: &ConsensusEffect| match effect {
         ConsensusEffect::Send(envelope) if envelope.to.0 == 2 => match &envelope.message {
-            Message::Append { entries, .. } => entries.len(),
+            Message::Raft(RaftMessage::Append { entries, .. }) => entries.len(),
             _ => 0,
         },
         _ => 0,

@@ -67,6 +67,8 @@ struct Member {
     segments: BTreeMap<SegmentId, Vec<u8>>,
     disk_stalled: bool,
     stalled: Vec<Event>,
+    /// What is committed waits to be applied.
+    machine_stalled: bool,
     applied: LogIndex,
     /// The state store survives a crash through here.
     synced: LogIndex,
@@ -129,6 +131,7 @@ impl World {
                 segments: BTreeMap::new(),
                 disk_stalled: false,
                 stalled: Vec::new(),
+                machine_stalled: false,
                 applied: LogIndex(0),
                 synced: LogIndex(0),
                 fsync_at: Duration::ZERO,
@@ -152,7 +155,7 @@ impl World {
         if let Some(other) = &self.options.configuration {
             configuration = other.clone();
             entries.truncate(1);
-            entries[0].payload = Payload::Configuration(configuration.clone());
+            entries[0].payload = Payload::Configuration { request: None, configuration: configuration.clone() };
         }
         let settings = WalSettings { segment_bytes: self.options.segment_bytes, spare_segments: 1 };
         let member = self.members.get_mut(&id).unwrap();
@@ -176,7 +179,7 @@ impl World {
             limits: self.options.limits,
         };
         for entry in &self.ledger[..member.synced.0 as usize] {
-            if let Payload::Configuration(stored) = &entry.payload {
+            if let Payload::Configuration { configuration: stored, .. } = &entry.payload {
                 configuration = stored.clone();
             }
         }
@@ -343,12 +346,23 @@ impl World {
         }
     }
 
+    /// What is committed at this member stays unapplied until `resume_machine`.
+    pub fn stall_machine(&mut self, id: u64) {
+        self.members.get_mut(&id).unwrap().machine_stalled = true;
+    }
+
+    pub fn resume_machine(&mut self, id: u64) {
+        self.members.get_mut(&id).unwrap().machine_stalled = false;
+        self.step(id, ConsensusInput::Wake);
+    }
+
     /// The member dies; writes that were not durable are lost.
     pub fn crash(&mut self, id: u64) {
         let member = self.members.get_mut(&id).unwrap();
         member.consensus = None;
         member.life += 1;
         member.stalled.clear();
+        member.machine_stalled = false;
         member.fsync_at = Duration::ZERO;
         if self.traced {
             writeln!(self.trace, "{:>5}ms n{id} crashes", self.now.as_millis()).unwrap();
@@ -365,7 +379,8 @@ impl World {
     /// The state store is on stable storage to what is applied.
     pub fn sync_state(&mut self, id: u64) {
         let member = self.members.get_mut(&id).unwrap();
-        member.synced = member.applied.min(member.consensus.as_ref().unwrap().status().durable);
+        let status = member.consensus.as_ref().unwrap().status();
+        member.synced = status.applied.min(status.durable);
         let synced = member.synced;
         self.step(id, ConsensusInput::StateSynced(synced));
     }
@@ -428,6 +443,9 @@ impl World {
         self.members.get_mut(&id).unwrap().consensus.as_mut().unwrap().flush(now, &mut out);
         out.into_iter().for_each(|effect| self.carry_out(id, effect));
         let member = self.members.get_mut(&id).unwrap();
+        if member.machine_stalled {
+            return;
+        }
         let (applied, consensus) = (member.applied, member.consensus.as_mut().unwrap());
         let mut out = Vec::new();
         consensus.step(now, ConsensusInput::Applied(applied), &mut out);

@@ -116,7 +116,7 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use quorate_core::{
-        consensus::{Envelope, Message},
+        consensus::{Envelope, ForwardMessage, Message},
         effect::Proposal,
         types::{Boot, MemberId, RequestId, Term},
     };
@@ -127,7 +127,12 @@ mod tests {
         let inbox = PeerInbox::new(sender);
         let request = RequestId { member: MemberId(2), boot: Boot(1), sequence: 0 };
         let proposal = Proposal { request, command: Bytes::from(vec![0; INBOX_PEER_BYTES / 4]) };
-        let envelope = Envelope { from: MemberId(2), to: MemberId(1), term: Term(1), message: Message::Forward(vec![proposal]) };
+        let envelope = Envelope {
+            from: MemberId(2),
+            to: MemberId(1),
+            term: Term(1),
+            message: Message::Forward(ForwardMessage::Request(vec![proposal])),
+        };
         let mut delivering = (0..4).map(|_| Box::pin(inbox.deliver(PeerEvent::Received(envelope.clone())))).collect::<Vec<_>>();
         let mut fourth = delivering.pop().expect("four");
         futures::future::join_all(delivering).await;

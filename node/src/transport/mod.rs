@@ -17,7 +17,7 @@ use hello::{Channel, Introduction, Registry};
 use queue::Queue;
 pub use queue::envelope_bytes;
 use quorate_core::{
-    consensus::{Configuration, Envelope, Message},
+    consensus::{Configuration, Envelope, ForwardMessage, Message, RaftMessage},
     effect::Proposal,
     types::{Boot, ClusterId, MemberId},
 };
@@ -141,13 +141,13 @@ impl Transport {
         let peers = self.0.peers.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(peer) = peers.get(&envelope.to) else { return };
         match envelope.message {
-            Message::Forward(proposals) => {
+            Message::Forward(ForwardMessage::Request(proposals)) => {
                 let Envelope { from, to, term, .. } = envelope;
                 for part in split(proposals) {
-                    peer.bulk.push(Envelope { from, to, term, message: Message::Forward(part) });
+                    peer.bulk.push(Envelope { from, to, term, message: Message::Forward(ForwardMessage::Request(part)) });
                 }
             }
-            Message::Append { .. } => peer.bulk.push(envelope),
+            Message::Raft(RaftMessage::Append { .. }) => peer.bulk.push(envelope),
             _ => peer.control.push(envelope),
         }
     }

@@ -1,6 +1,6 @@
 //! What waits for one connection to a peer. Raft bears loss, so a full queue drops the oldest instead of growing or blocking.
 
-use quorate_core::consensus::{Envelope, Message, Payload};
+use quorate_core::consensus::{Envelope, ForwardMessage, Message, Payload, RaftMessage};
 use std::{
     collections::VecDeque,
     sync::{Mutex, PoisonError},
@@ -83,14 +83,14 @@ const OVERHEAD: usize = 64;
 /// Bytes that a message takes in memory, about.
 pub fn envelope_bytes(envelope: &Envelope) -> usize {
     let body: usize = match &envelope.message {
-        Message::Append { entries, .. } => entries
+        Message::Raft(RaftMessage::Append { entries, .. }) => entries
             .iter()
             .map(|entry| match &entry.payload {
                 Payload::Command { command, .. } => command.len() + OVERHEAD,
                 _ => OVERHEAD,
             })
             .sum(),
-        Message::Forward(proposals) => proposals.iter().map(|proposal| proposal.command.len() + OVERHEAD).sum(),
+        Message::Forward(ForwardMessage::Request(proposals)) => proposals.iter().map(|proposal| proposal.command.len() + OVERHEAD).sum(),
         _ => 0,
     };
     OVERHEAD + body
@@ -110,14 +110,14 @@ mod tests {
             from: MemberId(1),
             to: MemberId(2),
             term: Term(1),
-            message: Message::Heartbeat { commit: LogIndex(0), replicated: LogIndex(0), round },
+            message: Message::Raft(RaftMessage::Heartbeat { commit: LogIndex(0), replicated: LogIndex(0), round }),
         }
     }
 
     fn forward(bytes: usize) -> Envelope {
         let request = RequestId { member: MemberId(1), boot: Boot(1), sequence: 0 };
         let proposal = Proposal { request, command: Bytes::from(vec![0; bytes]) };
-        Envelope { from: MemberId(1), to: MemberId(2), term: Term(1), message: Message::Forward(vec![proposal]) }
+        Envelope { from: MemberId(1), to: MemberId(2), term: Term(1), message: Message::Forward(ForwardMessage::Request(vec![proposal])) }
     }
 
     #[test]

@@ -68,7 +68,7 @@ fn heartbeat(from: u64, to: u64, round: u64) -> Envelope {
         from: MemberId(from),
         to: MemberId(to),
         term: Term(1),
-        message: Message::Heartbeat { commit: LogIndex(0), replicated: LogIndex(0), round },
+        message: Message::Raft(RaftMessage::Heartbeat { commit: LogIndex(0), replicated: LogIndex(0), round }),
     }
 }
 

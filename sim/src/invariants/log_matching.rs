@@ -50,7 +50,7 @@ fn chain(mut hash: Hash128, entry: &Entry) -> Hash128 {
             hash.mix(request.sequence);
             hash.mix_bytes(command);
         }
-        Payload::Configuration(configuration) => {
+        Payload::Configuration { configuration, .. } => {
             configuration.voters.iter().for_each(|voter| hash.mix(voter.0));
             hash.mix(configuration.outgoing.len() as u64);
         }

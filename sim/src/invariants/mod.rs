@@ -16,7 +16,7 @@ mod vote_once;
 use crate::clock::Nanos;
 use crate::trace::Hash128;
 use mirror::Mirror;
-use quorate_core::consensus::{Consensus, Envelope, Message, Role};
+use quorate_core::consensus::{Consensus, Envelope, Message, RaftMessage, Role};
 use quorate_core::types::{LogId, LogIndex, RequestId, Revision, Term, WriteNumber};
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -193,11 +193,11 @@ impl Checks {
         let opened = boot_gate::check(member, reported, envelope);
         self.note(opened);
         match envelope.message {
-            Message::Vote { granted: true } => {
+            Message::Raft(RaftMessage::Vote { granted: true }) => {
                 let once = self.votes.granted(member, envelope.term, envelope.to);
                 self.note(once);
             }
-            Message::Appended { .. } => self.votes.promised(member, envelope.term),
+            Message::Raft(RaftMessage::Appended { .. }) => self.votes.promised(member, envelope.term),
             _ => {}
         }
     }

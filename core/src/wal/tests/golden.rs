@@ -33,6 +33,7 @@ fn every_kind_of_record_keeps_its_bytes() {
         peer_urls: BTreeMap::from([(MemberId(1), vec!["http://a:1".into()])]),
     };
     let head = Head { identity: identity(), boot: Boot(2), term: Term(3), vote: Some(MemberId(0xb)), end: id, commit: LogIndex(299) };
+    let request = RequestId { member: MemberId(0xb), boot: Boot(2), sequence: 7 };
     let records = [
         Record::Head(head),
         Record::Boot(Boot(2)),
@@ -40,7 +41,8 @@ fn every_kind_of_record_keeps_its_bytes() {
         Record::Ballot { term: Term(3), vote: Some(MemberId(0xb)) },
         Record::Entry(Entry { id, payload: Payload::Empty }),
         Record::Entry(entry(3, 300, 3)),
-        Record::Entry(Entry { id, payload: Payload::Configuration(configuration) }),
+        Record::Entry(Entry { id, payload: Payload::Configuration { request: None, configuration: configuration.clone() } }),
+        Record::Entry(Entry { id, payload: Payload::Configuration { request: Some(request), configuration } }),
         Record::Truncate { from: LogIndex(300) },
         Record::Commit(LogIndex(299)),
         Record::Cut { segment: SegmentId(4), offset: 0x1f08 },

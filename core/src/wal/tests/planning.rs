@@ -34,9 +34,9 @@ fn founders_join_one_by_one_in_the_order_of_their_ids() {
     let (entries, configuration) = bootstrap_entries(&[(MemberId(9), urls("http://c")), (MemberId(2), urls("http://a"))]);
     let ids: Vec<LogId> = entries.iter().map(|entry| entry.id).collect();
     assert_eq!(ids, [1, 2].map(|index| LogId { term: Term(1), index: LogIndex(index) }));
-    let Payload::Configuration(first) = &entries[0].payload else { panic!("{entries:?}") };
+    let Payload::Configuration { configuration: first, .. } = &entries[0].payload else { panic!("{entries:?}") };
     assert_eq!(first.voters.iter().collect::<Vec<_>>(), [&MemberId(2)]);
-    assert_eq!(entries[1].payload, Payload::Configuration(configuration.clone()));
+    assert_eq!(entries[1].payload, Payload::Configuration { request: None, configuration: configuration.clone() });
     assert_eq!(configuration.voters.len(), 2);
     assert!(configuration.learners.is_empty() && configuration.outgoing.is_empty());
 }
