@@ -3,12 +3,13 @@
 //! Effects are carried out in the order given. A host drains its inbox (at most [`INPUTS_PER_FLUSH`]), steps each input, then
 //! flushes once: that is the batching of WAL writes and appends.
 
-use crate::command::{Refusal, Reply};
+pub use crate::machine::{MachineEffect, MachineInput};
+
+use crate::command::Refusal;
 use crate::consensus::{Entry, Envelope, Role};
-use crate::mvcc::View;
-use crate::storage::{StateReader, Table, WalOp, WriteBatch};
-use crate::types::{CommitNumber, LogId, LogIndex, MemberId, ReadId, RequestId, RevisionId, SegmentId, Term, WriteNumber};
-use alloc::{string::String, sync::Arc, vec::Vec};
+use crate::storage::WalOp;
+use crate::types::{LogIndex, MemberId, ReadId, RequestId, SegmentId, Term, WriteNumber};
+use alloc::{sync::Arc, vec::Vec};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +20,7 @@ pub const INPUTS_PER_FLUSH: usize = 1_024;
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Proposal {
     pub request: RequestId,
-    /// [`crate::command::Command`] in a frame, see [`crate::machine::encode_command`].
+    /// [`crate::command::Command`] in a frame, see [`crate::command::encode_command`].
     pub command: Bytes,
 }
 
@@ -91,39 +92,4 @@ pub enum ConsensusEffect {
         peer: MemberId,
         reason: &'static str,
     },
-}
-
-#[derive(Clone, Debug)]
-pub enum MachineInput<R: StateReader> {
-    Apply(Arc<[Entry]>),
-    /// The batch is in the state store (not yet synced); `reader` sees it.
-    Persisted(CommitNumber, R),
-    /// The state store is on stable storage to this batch.
-    Synced(CommitNumber),
-    /// Do one bounded slice of background work, if there is any.
-    Slice,
-}
-
-#[derive(Clone, Debug)]
-pub enum MachineEffect<R: StateReader> {
-    Reply(RequestId, Result<Reply, Refusal>),
-    /// The state after everything stepped so far; at most one a flush. Watchers read their events from it.
-    Publish(Arc<View<R>>),
-    /// Write behind, atomically, without a sync. Carried out only once this member's own WAL is durable to `applied`.
-    Commit {
-        number: CommitNumber,
-        batch: WriteBatch,
-        applied: LogId,
-    },
-    /// `persist(SyncAll)`, then say `Synced` with the newest batch it covered.
-    SyncState,
-    /// Drop rows below for good, at once. Sent only after a sync covers what moved the last of them.
-    Retire {
-        table: Table,
-        below: RevisionId,
-    },
-    /// The machine has applied to here.
-    Applied(LogIndex),
-    /// Not an answer but a broken promise: log it and stop.
-    Fatal(String),
 }

@@ -305,11 +305,6 @@ impl<R: StateReader> Replica<R> {
 
     fn route_machine(&mut self, now: Now, out: &mut Vec<ReplicaEffect<R>>) {
         let mut applied = None;
-        // Published before anyone is answered: whoever has an answer and reads from this member then sees what it speaks of.
-        if let Some(at) = self.machine_effects.iter().rposition(|effect| matches!(effect, MachineEffect::Publish(_))) {
-            let publish = self.machine_effects.remove(at);
-            self.machine_effects.insert(0, publish);
-        }
         for effect in self.machine_effects.drain(..) {
             out.push(match effect {
                 MachineEffect::Applied(index) => {

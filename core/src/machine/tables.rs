@@ -2,7 +2,7 @@
 
 use crate::command::{Alarm, MemberAttributes};
 use crate::consensus::Configuration;
-use crate::mvcc::hash::Chain;
+use crate::mvcc::hash::RunningHash;
 use crate::mvcc::store::UNSWEPT;
 use crate::storage::{ReadFailed, StateReader, Table, WriteBatch};
 use crate::types::{LogId, MemberId, Revision, RevisionId};
@@ -18,11 +18,15 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 /// Version of the rows' frames.
 const ROW_VERSION: u8 = 1;
 /// Version of the state store as a whole: which tables there are and what their keys mean.
+///
+/// A release that adds a table, a second key space or a row that others must not pass over takes the next number, and reads the older
+/// ones: what is not there yet is empty. An older release refuses the newer number.
 const STATE_FORMAT: u32 = 1;
 
 const FORMAT: &[u8] = b"format";
 const APPLIED: &[u8] = b"applied";
-const FLOOR: &[u8] = b"floor";
+/// The name of the row is older than the word.
+const COMPACT_REVISION: &[u8] = b"floor";
 const SWEPT: &[u8] = b"swept";
 const CONFIGURATION: &[u8] = b"configuration";
 const ATTRIBUTES: &[u8] = b"members";
@@ -34,7 +38,7 @@ pub(super) struct Applied {
     pub applied: LogId,
     pub revision: Revision,
     /// The divergence chain: a hash over every entry applied and what it wrote.
-    pub chain: Chain,
+    pub chain: RunningHash,
 }
 
 impl Applied {
@@ -47,7 +51,7 @@ impl Applied {
 pub(super) struct Tables {
     pub has_format: bool,
     pub applied: Applied,
-    pub floor: Revision,
+    pub compact_revision: Revision,
     pub swept: RevisionId,
     pub configuration: Option<Configuration>,
     pub attributes: BTreeMap<MemberId, MemberAttributes>,
@@ -60,11 +64,11 @@ impl Tables {
         if let Some(found) = format.filter(|found| *found > STATE_FORMAT) {
             return Err(ReadFailed(format!("format {found} is newer than {STATE_FORMAT}, the newest known here")));
         }
-        let fresh = Applied { applied: LogId::default(), revision: Revision(1), chain: Chain::default() };
+        let fresh = Applied { applied: LogId::default(), revision: Revision(1), chain: RunningHash::default() };
         Ok(Self {
             has_format: format.is_some(),
             applied: read(reader, APPLIED)?.unwrap_or(fresh),
-            floor: read(reader, FLOOR)?.unwrap_or(Revision(-1)),
+            compact_revision: read(reader, COMPACT_REVISION)?.unwrap_or(Revision(-1)),
             swept: read(reader, SWEPT)?.unwrap_or(UNSWEPT),
             configuration: read(reader, CONFIGURATION)?,
             attributes: read(reader, ATTRIBUTES)?.unwrap_or_default(),
@@ -76,8 +80,8 @@ impl Tables {
 pub(super) fn write_format(batch: &mut WriteBatch) {
     write(FORMAT, &STATE_FORMAT, batch);
 }
-pub(super) fn write_floor(floor: Revision, batch: &mut WriteBatch) {
-    write(FLOOR, &floor, batch);
+pub(super) fn write_compact_revision(revision: Revision, batch: &mut WriteBatch) {
+    write(COMPACT_REVISION, &revision, batch);
 }
 pub(super) fn write_swept(swept: RevisionId, batch: &mut WriteBatch) {
     write(SWEPT, &swept, batch);

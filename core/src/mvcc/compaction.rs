@@ -1,6 +1,6 @@
-//! Compaction in slices: rows of the recent generation below the floor either settle or are let go.
+//! Compaction in slices: rows of the recent generation below the compact revision either settle or are let go.
 //!
-//! F is the floor, in the log. The sweep walks revisions up to F - 1 (a watch may still start at F itself). A row that is its
+//! F is the compact revision, in the log. The sweep walks revisions up to F - 1 (a watch may still start at F itself). A row that is its
 //! key's newest at F moves to the settled generation, a tombstone in that place takes the key out of it, and everything else is
 //! garbage. Rows leave the recent generation as whole tables, once a sync covers the move (`Retire`).
 
@@ -36,7 +36,9 @@ pub(crate) fn sweep<R: StateReader>(
     if let Some(failed) = failed {
         return Err(failed);
     }
+    assert!(through < store.compact_revision, "revision {through} can still be read: the compact revision is {}", store.compact_revision);
     for (id, row) in &slice {
+        assert!(*id > swept && id.main <= through, "row {id} came for ({swept}, {through}]");
         sweep_row(store, *id, row, batch);
     }
     let whole = slice.len() < limit;
@@ -45,12 +47,12 @@ pub(crate) fn sweep<R: StateReader>(
 }
 
 fn sweep_row<R: StateReader>(store: &mut Store<R>, id: RevisionId, row: &Row, batch: &mut WriteBatch) {
-    let floor = store.floor;
+    let compacted = store.compact_revision;
     let key = row.parts().key;
     let settled_key = || Bytes::copy_from_slice(key);
     let Some(record) = store.index.get(key) else { return };
-    if record.at(floor).is_none_or(|newest| newest.id != id) {
-        // Superseded at the floor. Its settled predecessor, if any, goes when the sweep reaches the successor.
+    if record.at(compacted).is_none_or(|newest| newest.id != id) {
+        // Superseded at the compact revision. Its settled predecessor, if any, goes when the sweep reaches the successor.
         forget(store, key, id);
     } else if !row.is_delete() {
         batch.put(Table::Settled, settled_key(), row.stored().clone());

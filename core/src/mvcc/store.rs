@@ -5,7 +5,7 @@ use super::index::{Index, Key, KeyRecord, Version};
 use super::row::{Parts, Row};
 use super::tree::{Measure, Sum, Tree};
 use super::{EncodedKeyValue, Event, EventKind};
-use crate::command::{KeyRange, Refusal};
+use crate::command::{KeyRange, Rejection};
 use crate::storage::{Direction, ReadFailed, StateReader, Table, parse_recent_key, recent_key};
 use crate::types::{LeaseId, Revision, RevisionId};
 use alloc::{format, vec::Vec};
@@ -20,7 +20,7 @@ const SCAN_GAP_REVISIONS: i64 = 4;
 
 impl Measure for Row {
     fn measure(&self) -> Sum {
-        Sum { count: 1, bytes: self.len() as u64 }
+        Sum { count: 1, entries: 1, bytes: self.len() as u64 }
     }
 }
 
@@ -39,8 +39,8 @@ pub(crate) struct Store<R: StateReader> {
     pub swept: RevisionId,
     /// The newest revision.
     pub revision: Revision,
-    /// F: the compaction floor; -1 before the first compaction.
-    pub floor: Revision,
+    /// F: the compact revision; -1 before the first compaction.
+    pub compact_revision: Revision,
 }
 
 /// What is owed for a key that was found: where its row is.
@@ -55,7 +55,7 @@ impl<R: StateReader> Store<R> {
             reader,
             swept: UNSWEPT,
             revision: Revision(1),
-            floor: Revision(-1),
+            compact_revision: Revision(-1),
         }
     }
 
@@ -107,7 +107,10 @@ impl<R: StateReader> Store<R> {
     }
 
     fn add(&mut self, id: RevisionId, key: &[u8], version: Version, row: &Row) {
-        self.recent.insert(id, row.clone());
+        let follows = id.main == self.revision.next() || (id.main == self.revision && id.sub > 0);
+        assert!(follows && id >= self.recent_from, "change {id} after revision {}", self.revision);
+        let replaced = self.recent.insert(id, row.clone());
+        assert!(replaced.is_none(), "change {id} was made twice");
         add_version(&mut self.index, key, version);
         self.revision = id.main;
     }
@@ -124,19 +127,20 @@ impl<R: StateReader> Store<R> {
             from = Some(after(*id));
         }
         if let Some(from) = from {
+            assert!(from > self.recent_from, "rows below {} were in memory", self.recent_from);
             self.recent.trim_below(&from);
             self.recent_from = from;
         }
     }
 
     /// The revision that a request for `asked` reads at.
-    pub fn readable(&self, asked: Revision) -> Result<Revision, Refusal> {
+    pub fn readable(&self, asked: Revision) -> Result<Revision, Rejection> {
         if asked > self.revision {
-            Err(Refusal::FutureRevision)
+            Err(Rejection::FutureRevision)
         } else if asked.0 <= 0 {
             Ok(self.revision)
-        } else if asked < self.floor {
-            Err(Refusal::Compacted)
+        } else if asked < self.compact_revision {
+            Err(Rejection::Compacted)
         } else {
             Ok(asked)
         }
@@ -144,11 +148,13 @@ impl<R: StateReader> Store<R> {
 
     /// Keys of an interval that exist at `revision`, ascending or descending.
     pub fn find<'a>(&'a self, interval: &'a Interval<'a>, revision: Revision, direction: Direction) -> impl Iterator<Item = Found<'a>> {
-        let (forward, backward) = match direction {
-            Direction::Forward => (Some(self.index.range(Some(interval.start()), interval.end())), None),
-            Direction::Backward => (None, Some(self.index.range_back(Some(interval.start()), interval.end()))),
-        };
         let newest = revision >= self.revision;
+        let (start, end) = (Some(interval.start()), interval.end());
+        // Keys that are gone have no place at the newest revision: whole nodes of them are passed over.
+        let (forward, backward) = match direction {
+            Direction::Forward => (Some(self.index.range(start, end).passing_over_uncounted(newest)), None),
+            Direction::Backward => (None, Some(self.index.range_back(start, end).passing_over_uncounted(newest))),
+        };
         let seen = move |(key, record): (&'a Key, &'a KeyRecord)| {
             let version = if newest { record.live() } else { record.live_at(revision) };
             version.map(|version| (key, version))
@@ -318,6 +324,24 @@ impl<R: StateReader> Store<R> {
             }
         }
         Ok(events)
+    }
+
+    /// Panics if the index contradicts itself, or the rows in memory the index. Visits everything.
+    pub fn check_invariants(&self) {
+        self.index.check_invariants();
+        self.recent.check_invariants();
+        for (key, record) in self.index.range::<[u8]>(None, None) {
+            record.check_invariants(key, self.compact_revision);
+            assert!(record.newest().id.main <= self.revision, "{key:?} has a version of the future");
+        }
+        for (id, row) in self.recent.range::<RevisionId>(None, None) {
+            assert!(*id >= self.recent_from && id.main <= self.revision, "a row in memory of revision {id}");
+            let parts = row.parts();
+            assert!(parts.modified == id.main, "the row of revision {id} says {}", parts.modified);
+            // What was swept may be forgotten; the index has all the others.
+            let known = self.index.get(parts.key).is_some_and(|record| record.versions().any(|version| version.id == *id));
+            assert!(known || id.main < self.compact_revision, "the index does not know revision {id}");
+        }
     }
 
     /// Bytes of rows in memory.

@@ -1,0 +1,132 @@
+//! Sweeping: after a compaction, slice by slice, rows of the recent generation settle or are let go (see [`crate::mvcc`]).
+//!
+//! Three marks follow each other: the compact revision, which the log has; what was swept, in memory; and what is retired, whose
+//! rows are gone from the recent generation. A row is retired only once its move is synced.
+
+use super::tables;
+use crate::command::Reply;
+use crate::mvcc::compaction::sweep;
+use crate::mvcc::store::{Store, UNSWEPT, after};
+use crate::storage::{ReadFailed, StateReader, WriteBatch};
+use crate::types::{CommitNumber, RequestId, Revision, RevisionId};
+use alloc::collections::VecDeque;
+
+/// Compactions that wait for their space at most; above that they are answered at once.
+const PHYSICAL_WAITERS_MAX: usize = 1_024;
+
+#[derive(Debug)]
+pub(super) struct Sweeper {
+    /// How far it is. The mark of the reader, in the store, follows when the moves are persisted.
+    swept: RevisionId,
+    /// Batches with moves that are not yet synced. One per slice since the last sync.
+    moves: VecDeque<(CommitNumber, RevisionId)>,
+    /// Whether a sync has been asked for that ends the present sweep.
+    sync_asked: bool,
+    /// Rows through here have left the recent generation for good.
+    retired: RevisionId,
+    /// Compactions of this member that wait for their space. Bounded by [`PHYSICAL_WAITERS_MAX`].
+    waiters: VecDeque<(Revision, RequestId, Reply)>,
+}
+
+impl Sweeper {
+    /// What an earlier life moved may not be synced, and what it moved from may still be there.
+    pub fn new(swept: RevisionId) -> Self {
+        Self { swept, moves: VecDeque::from([(CommitNumber(0), swept)]), sync_asked: false, retired: UNSWEPT, waiters: VecDeque::new() }
+    }
+
+    pub const fn swept(&self) -> RevisionId {
+        self.swept
+    }
+
+    /// Whether there is something to sweep. Only what is persisted is swept.
+    pub fn has_work(&self, compacted: Revision, persisted: Revision) -> bool {
+        self.swept < end(compacted).min(whole(persisted))
+    }
+
+    /// Sweeps up to `limit` rows; `false` if there were none to sweep.
+    pub fn slice<R: StateReader>(
+        &mut self,
+        store: &mut Store<R>,
+        persisted: Revision,
+        limit: usize,
+        batch: &mut WriteBatch,
+    ) -> Result<bool, ReadFailed> {
+        if !self.has_work(store.compact_revision, persisted) {
+            return Ok(false);
+        }
+        let through = end(store.compact_revision).min(whole(persisted)).main;
+        let swept = sweep(store, self.swept, through, limit.max(1), batch)?;
+        assert!(swept > self.swept, "the sweep went from {} to {swept}", self.swept);
+        self.swept = swept;
+        tables::write_swept(swept, batch);
+        self.sync_asked = false;
+        Ok(true)
+    }
+
+    /// A batch leaves; it has the moves so far. Says whether it is the first to have some of them.
+    pub fn on_batch(&mut self, number: CommitNumber) -> bool {
+        let moves = self.moves.back().is_none_or(|(_, swept)| *swept < self.swept);
+        if moves {
+            self.moves.push_back((number, self.swept));
+        }
+        moves
+    }
+
+    /// The reader has the moves through `seen`. Says whether a sync is wanted, because they are the last of a sweep.
+    pub fn on_persisted(&mut self, compacted: Revision, seen: RevisionId) -> bool {
+        let all_moved = self.swept >= end(compacted) && seen == self.swept;
+        let wanted = all_moved && self.retired < self.swept && !self.sync_asked;
+        self.sync_asked |= wanted;
+        wanted
+    }
+
+    /// Batches through `number` are on stable storage. Says below which change rows may now be dropped.
+    pub fn on_synced(&mut self, number: CommitNumber) -> Option<RevisionId> {
+        let mut through = None;
+        while let Some((_, swept)) = self.moves.pop_front_if(|(batch, _)| *batch <= number) {
+            through = Some(swept);
+        }
+        let retired = through.filter(|swept| *swept > self.retired);
+        self.retired = retired.unwrap_or(self.retired);
+        self.sync_asked = self.sync_asked && self.retired < self.swept && through.is_none();
+        retired.map(after)
+    }
+
+    /// Keeps the answer to a physical compaction for [`Self::pop_answer`], or gives it back if too many wait.
+    pub fn wait(&mut self, compaction: Revision, request: RequestId, reply: Reply) -> Option<Reply> {
+        if self.waiters.len() >= PHYSICAL_WAITERS_MAX {
+            return Some(reply);
+        }
+        self.waiters.push_back((compaction, request, reply));
+        None
+    }
+
+    /// The next answer whose compaction has given its space back, and is not `pending` otherwise.
+    pub fn pop_answer(&mut self, pending: impl Fn(Revision) -> bool) -> Option<(RequestId, Reply)> {
+        let (compaction, ..) = self.waiters.front()?;
+        if !self.is_given_back(*compaction) || pending(*compaction) {
+            return None;
+        }
+        self.waiters.pop_front().map(|(_, request, reply)| (request, reply))
+    }
+
+    fn is_given_back(&self, compaction: Revision) -> bool {
+        self.retired.main.next() >= compaction
+    }
+
+    pub fn check_invariants<R: StateReader>(&self, store: &Store<R>) {
+        let (swept, compacted) = (self.swept, store.compact_revision);
+        assert!(swept.main < compacted || swept == UNSWEPT, "swept {swept} with the compact revision at {compacted}");
+        assert!(store.swept <= swept, "the reader is swept to {}, the machine to {swept}", store.swept);
+        assert!(self.retired <= swept, "retired {} but swept only {swept}", self.retired);
+    }
+}
+
+/// Where the sweep of a compaction ends: before its revision, where a watch may still start.
+const fn end(compacted: Revision) -> RevisionId {
+    whole(Revision(compacted.0 - 1))
+}
+
+const fn whole(revision: Revision) -> RevisionId {
+    RevisionId { main: revision, sub: u32::MAX }
+}
