@@ -1,10 +1,10 @@
-//! ⑥ The state machine of one member. Three jobs, a struct each: applying what is committed, writing it behind, and sweeping what
-//! compactions let go of. [`Machine`] hands inputs to them and puts what comes of it in order.
+//! ⑥ The state machine of one member. Three jobs, a struct each: applying what is committed, writing it behind, and compacting what
+//! nobody may ask for any more. [`Machine`] hands inputs to them and puts what comes of it in order.
 
 mod apply;
 mod compaction_hashes;
+mod compactor;
 mod effect;
-mod sweep;
 mod tables;
 mod view;
 mod write_behind;
@@ -22,7 +22,7 @@ use crate::types::{Boot, CommitNumber, LogId, MemberId, RequestId};
 use alloc::{format, string::String, sync::Arc, vec::Vec};
 use apply::{Answer, Applier, Broken};
 use compaction_hashes::CompactionHashes;
-use sweep::Sweeper;
+use compactor::Compactor;
 use write_behind::{Reached, WriteBehind};
 
 /// What a machine is told at start.
@@ -56,7 +56,7 @@ pub struct Machine<R: StateReader> {
     limits: MachineLimits,
     applier: Applier<R>,
     behind: WriteBehind,
-    sweeper: Sweeper,
+    compactor: Compactor,
     hashes: CompactionHashes<R>,
     view: Arc<View<R>>,
     /// Whether anything readers see has changed since the last flush.
@@ -79,19 +79,19 @@ impl<R: StateReader> Machine<R> {
     pub fn open(settings: MachineSettings, reader: R) -> Result<Self, ReadFailed> {
         let tables = tables::Tables::load(&reader)?;
         let mut store = Store::new(reader);
-        store.swept = tables.swept;
+        store.compacted_to = tables.compacted_to;
         store.revision = tables.applied.revision;
         store.compact_revision = tables.compact_revision;
         store.load()?;
-        let (swept, revision) = (store.swept, store.revision);
+        let (compacted_to, revision) = (store.compacted_to, store.revision);
         let applier = Applier::new((settings.member, settings.boot), store, tables);
         let hashes = CompactionHashes::new();
         let machine = Self {
             limits: settings.limits,
             view: Arc::new(applier.snapshot(hashes.kept())),
             hashes,
-            behind: WriteBehind::new(Reached { revision, swept }),
-            sweeper: Sweeper::new(swept),
+            behind: WriteBehind::new(Reached { revision, compacted_to }),
+            compactor: Compactor::new(compacted_to),
             dirty: false,
             replies: Vec::new(),
             flushed: applier.applied,
@@ -130,8 +130,8 @@ impl<R: StateReader> Machine<R> {
     /// Whether `Slice` has work to do.
     #[must_use]
     pub fn has_background_work(&self) -> bool {
-        let sweeps = || self.sweeper.has_work(self.applier.store.compact_revision, self.behind.persisted().revision);
-        !self.failed && (self.hashes.has_work() || sweeps())
+        let compacts = || self.compactor.has_work(self.applier.store.compact_revision, self.behind.persisted().revision);
+        !self.failed && (self.hashes.has_work() || compacts())
     }
 
     /// Whether so much is unpersisted that the host should not apply more until `Persisted` comes.
@@ -192,7 +192,7 @@ impl<R: StateReader> Machine<R> {
         let Some(Answer { request, reply, physical }) = answer else { return };
         match (reply, physical) {
             (Ok(reply), Some(revision)) => {
-                let now = self.sweeper.wait(revision, request, reply);
+                let now = self.compactor.wait(revision, request, reply);
                 self.replies.extend(now.map(|reply| (request, Ok(reply))));
                 self.answer_compactions();
             }
@@ -213,10 +213,10 @@ impl<R: StateReader> Machine<R> {
     }
 
     fn emit(&mut self, batch: WriteBatch, out: &mut Vec<MachineEffect<R>>) {
-        let swept = self.sweeper.swept();
-        let number = self.behind.add(&batch, Reached { revision: self.applier.store.revision, swept });
-        if self.sweeper.on_batch(number) && planted(Mutant::T1) {
-            out.push(MachineEffect::Retire { table: Table::Recent, below: after(swept) });
+        let compacted_to = self.compactor.compacted_to();
+        let number = self.behind.add(&batch, Reached { revision: self.applier.store.revision, compacted_to });
+        if self.compactor.on_batch(number) && planted(Mutant::T1) {
+            out.push(MachineEffect::Retire { table: Table::Recent, below: after(compacted_to) });
         }
         out.push(MachineEffect::Commit { number, batch, applied: self.applied() });
     }
@@ -225,35 +225,35 @@ impl<R: StateReader> Machine<R> {
         self.behind.on_persisted(number);
         let persisted = self.behind.persisted();
         let store = &mut self.applier.store;
-        store.swept = persisted.swept;
+        store.compacted_to = persisted.compacted_to;
         store.reader = reader;
         store.evict(self.limits.recent_bytes, persisted.revision);
         self.dirty = true;
-        if self.sweeper.on_persisted(self.applier.store.compact_revision, persisted.swept) {
+        if self.compactor.on_persisted(self.applier.store.compact_revision, persisted.compacted_to) {
             out.push(MachineEffect::SyncState);
         }
     }
 
     fn on_synced(&mut self, number: CommitNumber, out: &mut Vec<MachineEffect<R>>) {
-        if let Some(below) = self.sweeper.on_synced(number) {
+        if let Some(below) = self.compactor.on_synced(number) {
             out.push(MachineEffect::Retire { table: Table::Recent, below });
         }
         self.answer_compactions();
     }
 
     fn answer_compactions(&mut self) {
-        while let Some((request, reply)) = self.sweeper.pop_answer(|compaction| self.hashes.is_pending(compaction)) {
+        while let Some((request, reply)) = self.compactor.pop_answer(|compaction| self.hashes.is_pending(compaction)) {
             self.replies.push((request, Ok(reply)));
         }
     }
 
-    /// Sweeps, which gives space back; when there is nothing to sweep, takes in a piece of a compaction's hash.
+    /// Compacts, which gives space back; when there is nothing to compact, takes in a piece of a compaction's hash.
     fn slice(&mut self, out: &mut Vec<MachineEffect<R>>) {
         let (persisted, rows) = (self.behind.persisted().revision, self.limits.slice_rows);
         let Applier { store, batch, .. } = &mut self.applier;
-        let changed = match self.sweeper.slice(store, persisted, rows, batch) {
+        let changed = match self.compactor.slice(store, persisted, rows, batch) {
             Ok(false) => self.hashes.slice(rows),
-            swept => swept,
+            compacted_to => compacted_to,
         };
         match changed {
             Ok(changed) => self.dirty |= changed,
@@ -275,10 +275,15 @@ impl<R: StateReader> Machine<R> {
         }
         let store = &self.applier.store;
         self.applier.check_invariants();
-        self.sweeper.check_invariants(store);
+        self.compactor.check_invariants(store);
         let persisted = self.behind.persisted();
         assert!(persisted.revision <= store.revision, "persisted {} of {}", persisted.revision, store.revision);
-        assert!(persisted.swept == store.swept, "the reader is swept to {}, the store says {}", persisted.swept, store.swept);
+        assert!(
+            persisted.compacted_to == store.compacted_to,
+            "the reader is compacted to {}, the store says {}",
+            persisted.compacted_to,
+            store.compacted_to
+        );
     }
 
     /// Panics if the state contradicts itself. Visits everything: for tests and the simulator.

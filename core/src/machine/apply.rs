@@ -196,12 +196,12 @@ impl<R: StateReader> Applier<R> {
         if changes_keys && raised(AlarmKind::Corrupt) {
             return Err(Rejection::Corrupt);
         }
-        let costs = match command {
+        let costs = || match command {
             Command::Put(_) => true,
             Command::Txn(txn) => txn.has_put(),
             _ => false,
         };
-        if costs && raised(AlarmKind::NoSpace) { Err(Rejection::NoSpace) } else { Ok(()) }
+        if raised(AlarmKind::NoSpace) && costs() { Err(Rejection::NoSpace) } else { Ok(()) }
     }
 
     fn compact(&mut self, request: Compact) -> Result<Reply, Rejection> {

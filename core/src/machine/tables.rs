@@ -3,7 +3,7 @@
 use crate::command::{Alarm, MemberAttributes};
 use crate::consensus::Configuration;
 use crate::mvcc::hash::RunningHash;
-use crate::mvcc::store::UNSWEPT;
+use crate::mvcc::store::UNCOMPACTED;
 use crate::storage::{ReadFailed, StateReader, Table, WriteBatch};
 use crate::types::{LogId, MemberId, Revision, RevisionId};
 use crate::{codec, codec::FrameError};
@@ -27,7 +27,8 @@ const FORMAT: &[u8] = b"format";
 const APPLIED: &[u8] = b"applied";
 /// The name of the row is older than the word.
 const COMPACT_REVISION: &[u8] = b"floor";
-const SWEPT: &[u8] = b"swept";
+/// As with the row before.
+const COMPACTED_TO: &[u8] = b"swept";
 const CONFIGURATION: &[u8] = b"configuration";
 const ATTRIBUTES: &[u8] = b"members";
 const ALARMS: &[u8] = b"alarms";
@@ -52,7 +53,7 @@ pub(super) struct Tables {
     pub has_format: bool,
     pub applied: Applied,
     pub compact_revision: Revision,
-    pub swept: RevisionId,
+    pub compacted_to: RevisionId,
     pub configuration: Option<Configuration>,
     pub attributes: BTreeMap<MemberId, MemberAttributes>,
     pub alarms: BTreeSet<Alarm>,
@@ -69,7 +70,7 @@ impl Tables {
             has_format: format.is_some(),
             applied: read(reader, APPLIED)?.unwrap_or(fresh),
             compact_revision: read(reader, COMPACT_REVISION)?.unwrap_or(Revision(-1)),
-            swept: read(reader, SWEPT)?.unwrap_or(UNSWEPT),
+            compacted_to: read(reader, COMPACTED_TO)?.unwrap_or(UNCOMPACTED),
             configuration: read(reader, CONFIGURATION)?,
             attributes: read(reader, ATTRIBUTES)?.unwrap_or_default(),
             alarms: read(reader, ALARMS)?.unwrap_or_default(),
@@ -83,8 +84,8 @@ pub(super) fn write_format(batch: &mut WriteBatch) {
 pub(super) fn write_compact_revision(revision: Revision, batch: &mut WriteBatch) {
     write(COMPACT_REVISION, &revision, batch);
 }
-pub(super) fn write_swept(swept: RevisionId, batch: &mut WriteBatch) {
-    write(SWEPT, &swept, batch);
+pub(super) fn write_compacted_to(compacted_to: RevisionId, batch: &mut WriteBatch) {
+    write(COMPACTED_TO, &compacted_to, batch);
 }
 pub(super) fn write_configuration(configuration: &Configuration, batch: &mut WriteBatch) {
     write(CONFIGURATION, configuration, batch);

@@ -17,8 +17,8 @@ struct Unpersisted {
 pub(super) struct Reached {
     /// The newest revision in it.
     pub revision: Revision,
-    /// The last change that has been swept.
-    pub swept: RevisionId,
+    /// How far compaction has come.
+    pub compacted_to: RevisionId,
 }
 
 #[derive(Debug)]
@@ -48,7 +48,11 @@ impl WriteBehind {
     /// Numbers a batch that leaves. With it the state store reaches `upto`.
     pub fn add(&mut self, batch: &WriteBatch, upto: Reached) -> CommitNumber {
         let before = self.unpersisted.back().map_or(self.persisted, |batch| batch.upto);
-        assert!(before.revision <= upto.revision && before.swept <= upto.swept, "batch {} goes back: {before:?}, {upto:?}", self.next);
+        assert!(
+            before.revision <= upto.revision && before.compacted_to <= upto.compacted_to,
+            "batch {} goes back: {before:?}, {upto:?}",
+            self.next
+        );
         let number = self.next;
         self.next = number.next();
         self.bytes += batch.bytes;

@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 /// A user key in an allocation of its own, so that it never pins the request it came in.
 pub(crate) type Key = Arc<[u8]>;
 
-/// User keys and their versions above the compact revision, with those below it that are not swept yet.
+/// User keys and their versions above the compact revision, with those below it that compaction has not come to yet.
 pub(crate) type Index = Tree<Key, KeyRecord>;
 
 /// One version of a key, or the tombstone its deletion left.

@@ -18,23 +18,23 @@
 //! is ordered by key and has at most one cell of each: what a compaction leaves of the past.
 //!
 //! Compaction at revision F says that nobody asks about columns before F any more (F itself is still read, and watched from). Of the
-//! cells before F only those matter which are still seen from F: the last of each row, unless it is a tombstone. The **sweep**
-//! (`compaction`) walks the columns before F in order. With F = 6 in the grid above:
+//! cells before F only those matter which are still seen from F: the last of each row, unless it is a tombstone. In the background the
+//! columns before F are walked in order (`compaction`). With F = 6 in the grid above:
 //!
 //! ```text
 //!   revision   2   3   4   5 | 6   7   8          settled, by key
 //!   key a      x           ─>|                    a ● of revision 5
 //!   key b          ─>        |     ●              b ● of revision 3
 //!   key c              x     | †       ●
-//!                  swept     |  recent, by revision
+//!             compacted_to ^ |  recent, by revision
 //! ```
 //!
-//! `x` is let go, `─>` settles. A later sweep with F = 8 puts b of 7 in the place of b of 3 and lets the tombstone of 6 go: c is seen from 8.
-//! (Were there no c at 8, the tombstone would take c out of the settled generation first.) When a sync covers what was moved, the columns
-//! that were swept are dropped as whole tables.
+//! `x` is let go, `─>` settles. A later compaction with F = 8 puts b of 7 in the place of b of 3 and lets the tombstone of 6 go, as c
+//! is there again at 8. (Were it not, the tombstone would take c out of the settled generation first.) When a sync covers what was
+//! moved, the columns that were walked are dropped as whole tables.
 //!
 //! `Store` is the grid of one instant, cheap to clone: readers hold one each, inside [`View`]. A read asks the index which cells it
-//! wants and fetches their rows: from memory if they are young, by revision if they are not swept, else by key.
+//! wants and fetches their rows: from memory if they are young, by revision if compaction has not come past them, else by key.
 
 mod builder;
 pub(crate) mod compaction;

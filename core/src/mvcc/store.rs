@@ -24,8 +24,8 @@ impl Measure for Row {
     }
 }
 
-/// How far a fresh store is swept: through revision 1, which has no changes.
-pub(crate) const UNSWEPT: RevisionId = RevisionId { main: Revision(1), sub: u32::MAX };
+/// How far compaction has come in a fresh store: through revision 1, which has no changes.
+pub(crate) const UNCOMPACTED: RevisionId = RevisionId { main: Revision(1), sub: u32::MAX };
 
 /// All of it is immutable once cloned: the machine goes on with its own, readers keep theirs.
 #[derive(Clone, Debug)]
@@ -35,8 +35,8 @@ pub(crate) struct Store<R: StateReader> {
     recent: Tree<RevisionId, Row>,
     recent_from: RevisionId,
     pub reader: R,
-    /// The last change swept as `reader` has it: versions through here are asked for in the settled generation.
-    pub swept: RevisionId,
+    /// How far compaction has come as `reader` has it: versions through here are asked for in the settled generation.
+    pub compacted_to: RevisionId,
     /// The newest revision.
     pub revision: Revision,
     /// F: the compact revision; -1 before the first compaction.
@@ -53,7 +53,7 @@ impl<R: StateReader> Store<R> {
             recent: Tree::default(),
             recent_from: RevisionId::default(),
             reader,
-            swept: UNSWEPT,
+            compacted_to: UNCOMPACTED,
             revision: Revision(1),
             compact_revision: Revision(-1),
         }
@@ -74,7 +74,7 @@ impl<R: StateReader> Store<R> {
         if let Some(failed) = failed {
             return Err(failed);
         }
-        let from = recent_key(after(self.swept));
+        let from = recent_key(after(self.compacted_to));
         let revision = self.revision;
         self.reader.scan(Table::Recent, &from, &[], Direction::Forward, &mut |key, stored| {
             let parsed = parse_recent_key(key).zip(Row::parse(stored)).filter(|(id, _)| id.main <= revision);
@@ -183,7 +183,7 @@ impl<R: StateReader> Store<R> {
         if let Some(row) = self.recent.get(&version.id) {
             return Ok(row.clone());
         }
-        let stored = if version.id > self.swept {
+        let stored = if version.id > self.compacted_to {
             self.reader.get(Table::Recent, &recent_key(version.id))?
         } else {
             self.reader.get(Table::Settled, key)?
@@ -196,7 +196,7 @@ impl<R: StateReader> Store<R> {
 
     /// The key-values of versions found. `neighbours`: they are all those of one interval in ascending key order.
     pub fn rows(&self, found: &[Found<'_>], neighbours: bool) -> Result<Vec<EncodedKeyValue>, ReadFailed> {
-        let settled = |version: &Version| version.id <= self.swept && self.recent.get(&version.id).is_none();
+        let settled = |version: &Version| version.id <= self.compacted_to && self.recent.get(&version.id).is_none();
         if neighbours && found.len() >= SCAN_FROM_ROWS {
             let far = found.iter().filter(|(_, version)| settled(version)).count();
             if far >= SCAN_FROM_ROWS && far * 4 >= found.len() {
@@ -219,7 +219,7 @@ impl<R: StateReader> Store<R> {
         if found.len() < SCAN_FROM_ROWS {
             return Ok(rows);
         }
-        let is_cold = |id: &RevisionId| *id > self.swept && *id < self.recent_from;
+        let is_cold = |id: &RevisionId| *id > self.compacted_to && *id < self.recent_from;
         let mut cold: Vec<(RevisionId, usize)> =
             found.iter().enumerate().map(|(at, (_, version))| (version.id, at)).filter(|(id, _)| is_cold(id)).collect();
         cold.sort_unstable();
@@ -253,7 +253,7 @@ impl<R: StateReader> Store<R> {
             while let Some((wanted, version)) = found.get(next) {
                 match wanted.as_ref().cmp(key) {
                     core::cmp::Ordering::Greater => return ControlFlow::Continue(()),
-                    core::cmp::Ordering::Equal if version.id <= self.swept => {
+                    core::cmp::Ordering::Equal if version.id <= self.compacted_to => {
                         next += 1;
                         match Row::parse(stored).filter(|row| row.parts().modified == version.id.main) {
                             Some(row) => rows.push(row.into_kv()),
@@ -338,7 +338,7 @@ impl<R: StateReader> Store<R> {
             assert!(*id >= self.recent_from && id.main <= self.revision, "a row in memory of revision {id}");
             let parts = row.parts();
             assert!(parts.modified == id.main, "the row of revision {id} says {}", parts.modified);
-            // What was swept may be forgotten; the index has all the others.
+            // What compaction has come past may be forgotten; the index has all the others.
             let known = self.index.get(parts.key).is_some_and(|record| record.versions().any(|version| version.id == *id));
             assert!(known || id.main < self.compact_revision, "the index does not know revision {id}");
         }

@@ -45,6 +45,7 @@ impl Member {
         let mut out = vec![];
         self.machine.step(input, &mut out);
         self.machine.flush(&mut out);
+        self.machine.check();
         for effect in &out {
             if let MachineEffect::Commit { number, batch, .. } = effect {
                 self.commits.push((*number, batch.clone()));

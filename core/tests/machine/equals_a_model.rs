@@ -454,6 +454,7 @@ impl World {
         self.boot += 1;
         self.persisted = CommitNumber(0);
         let digest = self.view.digest();
+        self.machine.check();
         self.machine = open(self.boot, &mut self.workload.chance, &self.store);
         let replay = self.log[self.machine.applied().index.0 as usize..].to_vec();
         self.reached.replayed += replay.len();
@@ -494,6 +495,7 @@ impl World {
             }
         }
         assert!(!self.machine.has_background_work());
+        self.machine.check();
         self.sync();
         let live = self.model.live_count();
         let last = self.model.events_from(now.revision).len();

@@ -1,12 +1,12 @@
-//! Sweeping: after a compaction, slice by slice, rows of the recent generation settle or are let go (see [`crate::mvcc`]).
+//! Compaction behind the compact revision: slice by slice, rows of the recent generation settle or are let go (see [`crate::mvcc`]).
 //!
-//! Three marks follow each other: the compact revision, which the log has; what was swept, in memory; and what is retired, whose
-//! rows are gone from the recent generation. A row is retired only once its move is synced.
+//! Three marks follow each other: the compact revision, which the log has; how far compaction has come, in memory; and what is
+//! retired, whose rows are gone from the recent generation. A row is retired only once its move is synced.
 
 use super::tables;
 use crate::command::Reply;
-use crate::mvcc::compaction::sweep;
-use crate::mvcc::store::{Store, UNSWEPT, after};
+use crate::mvcc::compaction::compact_some;
+use crate::mvcc::store::{Store, UNCOMPACTED, after};
 use crate::storage::{ReadFailed, StateReader, WriteBatch};
 use crate::types::{CommitNumber, RequestId, Revision, RevisionId};
 use alloc::collections::VecDeque;
@@ -15,12 +15,12 @@ use alloc::collections::VecDeque;
 const PHYSICAL_WAITERS_MAX: usize = 1_024;
 
 #[derive(Debug)]
-pub(super) struct Sweeper {
+pub(super) struct Compactor {
     /// How far it is. The mark of the reader, in the store, follows when the moves are persisted.
-    swept: RevisionId,
+    compacted_to: RevisionId,
     /// Batches with moves that are not yet synced. One per slice since the last sync.
     moves: VecDeque<(CommitNumber, RevisionId)>,
-    /// Whether a sync has been asked for that ends the present sweep.
+    /// Whether a sync has been asked for that ends the present compaction.
     sync_asked: bool,
     /// Rows through here have left the recent generation for good.
     retired: RevisionId,
@@ -28,22 +28,28 @@ pub(super) struct Sweeper {
     waiters: VecDeque<(Revision, RequestId, Reply)>,
 }
 
-impl Sweeper {
+impl Compactor {
     /// What an earlier life moved may not be synced, and what it moved from may still be there.
-    pub fn new(swept: RevisionId) -> Self {
-        Self { swept, moves: VecDeque::from([(CommitNumber(0), swept)]), sync_asked: false, retired: UNSWEPT, waiters: VecDeque::new() }
+    pub fn new(compacted_to: RevisionId) -> Self {
+        Self {
+            compacted_to,
+            moves: VecDeque::from([(CommitNumber(0), compacted_to)]),
+            sync_asked: false,
+            retired: UNCOMPACTED,
+            waiters: VecDeque::new(),
+        }
     }
 
-    pub const fn swept(&self) -> RevisionId {
-        self.swept
+    pub const fn compacted_to(&self) -> RevisionId {
+        self.compacted_to
     }
 
-    /// Whether there is something to sweep. Only what is persisted is swept.
+    /// Whether there is something to compact. Only what is persisted is compacted.
     pub fn has_work(&self, compacted: Revision, persisted: Revision) -> bool {
-        self.swept < end(compacted).min(whole(persisted))
+        self.compacted_to < end(compacted).min(whole(persisted))
     }
 
-    /// Sweeps up to `limit` rows; `false` if there were none to sweep.
+    /// Compacts up to `limit` rows; `false` if there were none.
     pub fn slice<R: StateReader>(
         &mut self,
         store: &mut Store<R>,
@@ -55,27 +61,27 @@ impl Sweeper {
             return Ok(false);
         }
         let through = end(store.compact_revision).min(whole(persisted)).main;
-        let swept = sweep(store, self.swept, through, limit.max(1), batch)?;
-        assert!(swept > self.swept, "the sweep went from {} to {swept}", self.swept);
-        self.swept = swept;
-        tables::write_swept(swept, batch);
+        let compacted_to = compact_some(store, self.compacted_to, through, limit.max(1), batch)?;
+        assert!(compacted_to > self.compacted_to, "compaction went from {} to {compacted_to}", self.compacted_to);
+        self.compacted_to = compacted_to;
+        tables::write_compacted_to(compacted_to, batch);
         self.sync_asked = false;
         Ok(true)
     }
 
     /// A batch leaves; it has the moves so far. Says whether it is the first to have some of them.
     pub fn on_batch(&mut self, number: CommitNumber) -> bool {
-        let moves = self.moves.back().is_none_or(|(_, swept)| *swept < self.swept);
+        let moves = self.moves.back().is_none_or(|(_, compacted_to)| *compacted_to < self.compacted_to);
         if moves {
-            self.moves.push_back((number, self.swept));
+            self.moves.push_back((number, self.compacted_to));
         }
         moves
     }
 
-    /// The reader has the moves through `seen`. Says whether a sync is wanted, because they are the last of a sweep.
+    /// The reader has the moves through `seen`. Says whether a sync is wanted, because they are the last of a compaction.
     pub fn on_persisted(&mut self, compacted: Revision, seen: RevisionId) -> bool {
-        let all_moved = self.swept >= end(compacted) && seen == self.swept;
-        let wanted = all_moved && self.retired < self.swept && !self.sync_asked;
+        let all_moved = self.compacted_to >= end(compacted) && seen == self.compacted_to;
+        let wanted = all_moved && self.retired < self.compacted_to && !self.sync_asked;
         self.sync_asked |= wanted;
         wanted
     }
@@ -83,12 +89,12 @@ impl Sweeper {
     /// Batches through `number` are on stable storage. Says below which change rows may now be dropped.
     pub fn on_synced(&mut self, number: CommitNumber) -> Option<RevisionId> {
         let mut through = None;
-        while let Some((_, swept)) = self.moves.pop_front_if(|(batch, _)| *batch <= number) {
-            through = Some(swept);
+        while let Some((_, compacted_to)) = self.moves.pop_front_if(|(batch, _)| *batch <= number) {
+            through = Some(compacted_to);
         }
-        let retired = through.filter(|swept| *swept > self.retired);
+        let retired = through.filter(|compacted_to| *compacted_to > self.retired);
         self.retired = retired.unwrap_or(self.retired);
-        self.sync_asked = self.sync_asked && self.retired < self.swept && through.is_none();
+        self.sync_asked = self.sync_asked && self.retired < self.compacted_to && through.is_none();
         retired.map(after)
     }
 
@@ -115,14 +121,17 @@ impl Sweeper {
     }
 
     pub fn check_invariants<R: StateReader>(&self, store: &Store<R>) {
-        let (swept, compacted) = (self.swept, store.compact_revision);
-        assert!(swept.main < compacted || swept == UNSWEPT, "swept {swept} with the compact revision at {compacted}");
-        assert!(store.swept <= swept, "the reader is swept to {}, the machine to {swept}", store.swept);
-        assert!(self.retired <= swept, "retired {} but swept only {swept}", self.retired);
+        let (compacted_to, compacted) = (self.compacted_to, store.compact_revision);
+        assert!(
+            compacted_to.main < compacted || compacted_to == UNCOMPACTED,
+            "compacted to {compacted_to} with the compact revision at {compacted}"
+        );
+        assert!(store.compacted_to <= compacted_to, "the reader is compacted to {}, the machine to {compacted_to}", store.compacted_to);
+        assert!(self.retired <= compacted_to, "retired {} but compacted only to {compacted_to}", self.retired);
     }
 }
 
-/// Where the sweep of a compaction ends: before its revision, where a watch may still start.
+/// Where a compaction ends: before its revision, where a watch may still start.
 const fn end(compacted: Revision) -> RevisionId {
     whole(Revision(compacted.0 - 1))
 }
