@@ -7,6 +7,7 @@ use crate::mvcc::EncodedKeyValue;
 use crate::types::{LeaseId, LogIndex, MemberId, Revision};
 use alloc::{string::String, vec::Vec};
 use bytes::Bytes;
+use core::fmt;
 use serde::{Deserialize, Serialize};
 
 /// A change that goes through the log. Whatever is not deterministic was resolved before it got here.
@@ -170,8 +171,22 @@ pub struct Member {
     pub is_learner: bool,
 }
 
+mod encoding;
 mod flat_txn;
+mod rejection;
+mod validate;
+pub(crate) mod walk;
+pub use encoding::{decode_command, encode_command};
 pub use flat_txn::TXN_DEPTH_MAX;
+pub use rejection::Rejection;
+pub use validate::{validate, validate_range};
+
+/// What one command may visit of the keys, beyond each of them once: see [`crate::machine::View::cost`]. Equal on all members,
+/// because they must agree on what is refused.
+///
+/// Whatever goes over the store once passes, however large the store; what goes over it again and again does not: a txn of 128
+/// ops, each over a million keys, would hold up every write for the better part of a minute.
+pub const COMMAND_KEYS_MAX: u64 = 1_000_000;
 
 /// The answer to a [`Command`], given by the member that took it, from its own apply.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -182,6 +197,20 @@ pub enum Reply {
     Compact { revision: Revision },
     Alarm { revision: Revision, alarms: Vec<Alarm> },
     Published,
+}
+
+/// In protocol notation: what was done, and the revision after it.
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Put(reply) => write!(f, "put@{}", reply.revision),
+            Self::DeleteRange(reply) => write!(f, "delete {} keys@{}", reply.deleted, reply.revision),
+            Self::Txn(reply) => write!(f, "txn {}@{}", if reply.succeeded { "then" } else { "else" }, reply.revision),
+            Self::Compact { revision } => write!(f, "compact@{revision}"),
+            Self::Alarm { revision, alarms } => write!(f, "{} alarms@{revision}", alarms.len()),
+            Self::Published => write!(f, "published"),
+        }
+    }
 }
 
 /// `revision` in these is the store's after the operation (header.revision on the wire).
@@ -233,6 +262,8 @@ pub enum Refusal {
     ValueProvided,
     LeaseProvided,
     TooManyOps,
+    /// A txn would visit more keys than [`COMMAND_KEYS_MAX`] allows.
+    TooManyKeys,
     DuplicateKey,
     InvalidSortOption,
     Compacted,

@@ -1,50 +1,29 @@
-//! ⑥ A committed command meets the state. A pure function of (state, command): nothing local is looked at.
+//! ⑥ The state machine of one member. Three jobs, a struct each: applying what is committed, writing it behind, and compacting what
+//! nobody may ask for any more. [`Machine`] hands inputs to them and puts what comes of it in order.
 
 mod apply;
+mod compaction_hashes;
+mod compactor;
+mod effect;
 mod tables;
-mod validate;
+mod view;
+mod write_behind;
 
-pub use validate::{validate, validate_range};
+pub use crate::command::{decode_command, encode_command, validate, validate_range};
+pub use effect::{MachineEffect, MachineInput};
+pub use view::View;
 
-use crate::command::{Command, MemberAttributes, Refusal, Reply};
-use crate::effect::{MachineEffect, MachineInput};
-use crate::entry::{Configuration, Entry};
+use crate::command::{Refusal, Reply};
+use crate::entry::Configuration;
 use crate::mutant::{Mutant, planted};
-use crate::mvcc::View;
-use crate::mvcc::compaction::sweep;
-use crate::mvcc::hash::Chain;
-use crate::mvcc::store::{Store, UNSWEPT, after};
+use crate::mvcc::store::{Store, after};
 use crate::storage::{ReadFailed, StateReader, Table, WriteBatch};
-use crate::types::{Boot, CommitNumber, LogId, MemberId, RequestId, Revision, RevisionId};
-use crate::{codec, command::Alarm};
-use alloc::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    format,
-    string::String,
-    sync::Arc,
-    vec::Vec,
-};
-use bytes::Bytes;
-
-/// Version of a command's frame.
-const COMMAND_VERSION: u8 = 1;
-
-/// Compactions that wait for their space at most; above that they are answered at once.
-const PHYSICAL_WAITERS_MAX: usize = 1_024;
-
-/// A command in its frame, as [`crate::effect::Proposal`] carries it.
-#[must_use]
-pub fn encode_command(command: &Command) -> Bytes {
-    let mut out = Vec::new();
-    codec::encode(COMMAND_VERSION, command, &mut out);
-    out.into()
-}
-
-/// The inverse of [`encode_command`].
-pub fn decode_command(bytes: &[u8]) -> Result<Command, codec::FrameError> {
-    let (command, taken) = codec::decode(COMMAND_VERSION, bytes, bytes.len())?;
-    if taken == bytes.len() { Ok(command) } else { Err(codec::FrameError::Body) }
-}
+use crate::types::{BatchNumber, Boot, LogId, MemberId, RequestId};
+use alloc::{format, string::String, sync::Arc, vec::Vec};
+use apply::{Answer, Applier, Broken};
+use compaction_hashes::CompactionHashes;
+use compactor::Compactor;
+use write_behind::{Reached, WriteBehind};
 
 /// What a machine is told at start.
 #[derive(Clone, Debug)]
@@ -71,55 +50,22 @@ impl Default for MachineLimits {
     }
 }
 
-/// A batch that was given to the host and has not come back.
-#[derive(Debug)]
-struct Unpersisted {
-    number: CommitNumber,
-    bytes: usize,
-    /// The newest revision with it.
-    revision: Revision,
-    /// How far the sweep is with it.
-    swept: RevisionId,
-}
-
 /// The state machine of one member.
 #[derive(Debug)]
 pub struct Machine<R: StateReader> {
-    settings: MachineSettings,
-    store: Store<R>,
-    applied: LogId,
-    chain: Chain,
-    configuration: Option<Arc<Configuration>>,
-    attributes: Arc<BTreeMap<MemberId, MemberAttributes>>,
-    alarms: BTreeSet<Alarm>,
+    limits: MachineLimits,
+    applier: Applier<R>,
+    behind: WriteBehind,
+    compactor: Compactor,
+    hashes: CompactionHashes<R>,
     view: Arc<View<R>>,
-
-    /// Rows since the last flush.
-    batch: WriteBatch,
     /// Whether anything readers see has changed since the last flush.
     dirty: bool,
-    /// The index last reported as applied, and last written.
+    /// Answers since the last flush. Bounded by what a host steps before it flushes.
+    replies: Vec<(RequestId, Result<Reply, Refusal>)>,
+    /// The index last reported as applied.
     flushed: LogId,
-    /// The state at the first command after the last flush, for the mutant that looks at it.
-    stale: Option<Store<R>>,
-
-    next_commit: CommitNumber,
-    /// Bounded by `unpersisted_bytes` and one batch.
-    unpersisted: VecDeque<Unpersisted>,
-    unpersisted_bytes: usize,
-    /// The newest revision that the store's reader has.
-    persisted: Revision,
-
-    /// How far the sweep is. The reader's own mark, in `store`, follows when the moves are persisted.
-    swept: RevisionId,
-    /// Batches with moves, persisted and not yet synced, or not even that. One per slice since the last sync.
-    moves: VecDeque<(CommitNumber, RevisionId)>,
-    /// Whether a sync has been asked for that ends the present sweep.
-    sync_asked: bool,
-    /// Rows through here have left the recent generation for good.
-    retired: RevisionId,
-    /// Compactions of this member that wait for their space: answered once rows below the revision are retired.
-    waiters: VecDeque<(Revision, RequestId, Reply)>,
+    /// Nothing is done any more: the state may be half changed.
     failed: bool,
 }
 
@@ -133,83 +79,57 @@ impl<R: StateReader> Machine<R> {
     pub fn open(settings: MachineSettings, reader: R) -> Result<Self, ReadFailed> {
         let tables = tables::Tables::load(&reader)?;
         let mut store = Store::new(reader);
-        store.swept = tables.swept;
+        store.compacted_to = tables.compacted_to;
         store.revision = tables.applied.revision;
-        store.floor = tables.floor;
+        store.compact_revision = tables.compact_revision;
         store.load()?;
-        let configuration = tables.configuration.map(Arc::new);
-        let attributes = Arc::new(tables.attributes);
-        let view = Arc::new(View {
-            store: store.clone(),
-            applied: tables.applied.applied,
-            configuration: configuration.clone().unwrap_or_default(),
-            attributes: Arc::clone(&attributes),
-            alarms: tables.alarms.iter().copied().collect(),
-            chain: tables.applied.chain,
-        });
-        let swept = store.swept;
-        let mut machine = Self {
-            settings,
-            applied: tables.applied.applied,
-            chain: tables.applied.chain,
-            configuration,
-            attributes,
-            alarms: tables.alarms,
-            view,
-            batch: WriteBatch::default(),
+        let (compacted_to, revision) = (store.compacted_to, store.revision);
+        let applier = Applier::new((settings.member, settings.boot), store, tables);
+        let hashes = CompactionHashes::new();
+        let machine = Self {
+            limits: settings.limits,
+            view: Arc::new(applier.snapshot(hashes.kept())),
+            hashes,
+            behind: WriteBehind::new(Reached { revision, compacted_to }),
+            compactor: Compactor::new(compacted_to),
             dirty: false,
-            flushed: tables.applied.applied,
-            stale: None,
-            next_commit: CommitNumber(1),
-            unpersisted: VecDeque::new(),
-            unpersisted_bytes: 0,
-            persisted: store.revision,
-            swept,
-            // What an earlier life moved may not be synced, and what it moved from may still be there.
-            moves: VecDeque::from([(CommitNumber(0), swept)]),
-            sync_asked: false,
-            retired: UNSWEPT,
-            waiters: VecDeque::new(),
+            replies: Vec::new(),
+            flushed: applier.applied,
             failed: false,
-            store,
+            applier,
         };
-        if !tables.has_format {
-            tables::write_format(&mut machine.batch);
-        }
         machine.check_invariants();
         Ok(machine)
     }
 
     /// Tells a fresh machine the configuration its cluster starts with, which no log entry carries.
     pub fn bootstrap(&mut self, configuration: Configuration) {
-        if self.configuration.is_none() {
-            tables::write_configuration(&configuration, &mut self.batch);
-            self.configuration = Some(Arc::new(configuration));
+        if self.applier.bootstrap(configuration) {
             self.dirty = true;
-            self.view = Arc::new(self.snapshot());
+            self.view = Arc::new(self.applier.snapshot(self.hashes.kept()));
         }
     }
 
     #[must_use]
     pub fn member(&self) -> MemberId {
-        self.settings.member
+        self.applier.member()
     }
 
     /// Bytes of rows that were given to the host, or will be, and have not come back.
     #[must_use]
     pub fn unpersisted_bytes(&self) -> u64 {
-        (self.unpersisted_bytes + self.batch.bytes) as u64
+        (self.behind.bytes() + self.applier.batch.bytes) as u64
     }
 
     #[must_use]
     pub fn applied(&self) -> LogId {
-        self.applied
+        self.applier.applied
     }
 
     /// The configuration stored with the applied index; `None` in a fresh store.
     #[must_use]
     pub fn configuration(&self) -> Option<&Configuration> {
-        self.configuration.as_deref()
+        self.applier.configuration.as_deref()
     }
 
     /// The state after everything flushed so far.
@@ -221,13 +141,14 @@ impl<R: StateReader> Machine<R> {
     /// Whether `Slice` has work to do.
     #[must_use]
     pub fn has_background_work(&self) -> bool {
-        !self.failed && self.swept < self.sweep_end()
+        let compacts = || self.compactor.has_work(self.applier.store.compact_revision, self.behind.persisted().revision);
+        !self.failed && (self.hashes.has_work() || compacts())
     }
 
     /// Whether so much is unpersisted that the host should not apply more until `Persisted` comes.
     #[must_use]
     pub fn is_congested(&self) -> bool {
-        self.unpersisted_bytes + self.batch.bytes > self.settings.limits.unpersisted_bytes
+        self.behind.bytes() + self.applier.batch.bytes > self.limits.unpersisted_bytes
     }
 
     pub fn step(&mut self, input: MachineInput<R>, out: &mut Vec<MachineEffect<R>>) {
@@ -237,11 +158,17 @@ impl<R: StateReader> Machine<R> {
         match input {
             MachineInput::Apply(entries) => {
                 for entry in entries.iter() {
-                    if let Err(reason) = self.apply(entry, out) {
-                        self.fail(reason, out);
-                        return;
+                    match self.applier.apply(entry) {
+                        Ok(answer) => {
+                            if let Some(walk) = self.applier.compaction.take() {
+                                self.hashes.add(walk);
+                            }
+                            self.take_answer(answer);
+                        }
+                        Err(Broken(reason)) => return self.fail(reason, out),
                     }
                 }
+                self.dirty |= self.applier.applied != self.flushed;
             }
             MachineInput::Persisted(number, reader) => self.on_persisted(number, reader, out),
             MachineInput::Synced(number) => self.on_synced(number, out),
@@ -250,160 +177,131 @@ impl<R: StateReader> Machine<R> {
         self.check_invariants();
     }
 
-    /// Publishes and commits what was stepped since the last flush.
+    /// Publishes, answers and writes behind what was stepped since the last flush.
     pub fn flush(&mut self, out: &mut Vec<MachineEffect<R>>) {
         if self.failed {
             return;
         }
-        self.stale = None;
         if self.dirty {
-            self.view = Arc::new(self.snapshot());
+            self.view = Arc::new(self.applier.snapshot(self.hashes.kept()));
             out.push(MachineEffect::Publish(self.view()));
             self.dirty = false;
         }
-        let advanced = self.applied != self.flushed;
-        if advanced || !self.batch.rows.is_empty() {
-            self.commit(out);
+        out.extend(self.replies.drain(..).map(|(request, answer)| MachineEffect::Reply(request, answer)));
+        let advanced = self.applied() != self.flushed;
+        if advanced || !self.applier.batch.rows.is_empty() {
+            self.write_behind(out);
         }
         if advanced {
-            self.flushed = self.applied;
-            out.push(MachineEffect::Applied(self.applied.index));
+            self.flushed = self.applied();
+            out.push(MachineEffect::Applied(self.flushed.index));
         }
         self.check_invariants();
     }
 
-    fn snapshot(&self) -> View<R> {
-        View {
-            store: self.store.clone(),
-            applied: self.applied,
-            configuration: self.configuration.clone().unwrap_or_default(),
-            attributes: Arc::clone(&self.attributes),
-            alarms: self.alarms.iter().copied().collect(),
-            chain: self.chain,
+    fn take_answer(&mut self, answer: Option<Answer>) {
+        let Some(Answer { request, reply, physical }) = answer else { return };
+        match (reply, physical) {
+            (Ok(reply), Some(revision)) => {
+                let now = self.compactor.wait(revision, request, reply);
+                self.replies.extend(now.map(|reply| (request, Ok(reply))));
+                self.answer_compactions();
+            }
+            (reply, _) => self.replies.push((request, reply.map_err(Refusal::from))),
         }
     }
 
-    fn commit(&mut self, out: &mut Vec<MachineEffect<R>>) {
-        let mut batch = core::mem::take(&mut self.batch);
-        let applied = tables::Applied { applied: self.applied, revision: self.store.revision, chain: self.chain };
+    fn write_behind(&mut self, out: &mut Vec<MachineEffect<R>>) {
+        let (mut batch, mark) = self.applier.take_batch();
         if planted(Mutant::W7) {
             let mut apart = WriteBatch::default();
-            applied.write(&mut apart);
-            self.emit_commit(apart, out);
+            mark.write(&mut apart);
+            self.emit(apart, out);
         } else {
-            applied.write(&mut batch);
+            mark.write(&mut batch);
         }
-        self.emit_commit(batch, out);
+        self.emit(batch, out);
     }
 
-    fn emit_commit(&mut self, batch: WriteBatch, out: &mut Vec<MachineEffect<R>>) {
-        let number = self.next_commit;
-        self.next_commit = number.next();
-        if self.moves.back().is_none_or(|(_, swept)| *swept < self.swept) {
-            self.moves.push_back((number, self.swept));
-            if planted(Mutant::T1) {
-                out.push(MachineEffect::Retire { table: Table::Recent, below: after(self.swept) });
-            }
+    fn emit(&mut self, batch: WriteBatch, out: &mut Vec<MachineEffect<R>>) {
+        let compacted_to = self.compactor.compacted_to();
+        let number = self.behind.add(&batch, Reached { revision: self.applier.store.revision, compacted_to });
+        if self.compactor.on_batch(number) && planted(Mutant::T1) {
+            out.push(MachineEffect::Retire { table: Table::Recent, below: after(compacted_to) });
         }
-        self.unpersisted_bytes += batch.bytes;
-        self.unpersisted.push_back(Unpersisted { number, bytes: batch.bytes, revision: self.store.revision, swept: self.swept });
-        out.push(MachineEffect::Commit { number, batch, applied: self.applied });
+        out.push(MachineEffect::Persist { number, batch, applied: self.applied() });
     }
 
-    fn on_persisted(&mut self, number: CommitNumber, reader: R, out: &mut Vec<MachineEffect<R>>) {
-        while let Some(batch) = self.unpersisted.pop_front_if(|batch| batch.number <= number) {
-            self.unpersisted_bytes -= batch.bytes;
-            self.persisted = batch.revision;
-            self.store.swept = batch.swept;
-        }
-        self.store.reader = reader;
-        self.store.evict(self.settings.limits.recent_bytes, self.persisted);
+    fn on_persisted(&mut self, number: BatchNumber, reader: R, out: &mut Vec<MachineEffect<R>>) {
+        self.behind.on_persisted(number);
+        let persisted = self.behind.persisted();
+        let store = &mut self.applier.store;
+        store.compacted_to = persisted.compacted_to;
+        store.reader = reader;
+        store.evict(self.limits.recent_bytes, persisted.revision);
         self.dirty = true;
-        let all_moved = self.swept >= self.floor_end() && self.store.swept == self.swept;
-        if all_moved && self.retired < self.swept && !self.sync_asked {
-            self.sync_asked = true;
+        if self.compactor.on_persisted(self.applier.store.compact_revision, persisted.compacted_to) {
             out.push(MachineEffect::SyncState);
         }
     }
 
-    fn on_synced(&mut self, number: CommitNumber, out: &mut Vec<MachineEffect<R>>) {
-        let mut below = None;
-        while let Some((_, swept)) = self.moves.pop_front_if(|(commit, _)| *commit <= number) {
-            below = Some(swept);
+    fn on_synced(&mut self, number: BatchNumber, out: &mut Vec<MachineEffect<R>>) {
+        if let Some(below) = self.compactor.on_synced(number) {
+            out.push(MachineEffect::Retire { table: Table::Recent, below });
         }
-        if let Some(swept) = below.filter(|swept| *swept > self.retired) {
-            self.retired = swept;
-            out.push(MachineEffect::Retire { table: Table::Recent, below: after(swept) });
-        }
-        self.sync_asked = self.sync_asked && self.retired < self.swept && below.is_none();
-        while let Some((_, request, reply)) = self.waiters.pop_front_if(|(floor, ..)| self.retired.main.next() >= *floor) {
-            out.push(MachineEffect::Reply(request, Ok(reply)));
+        self.answer_compactions();
+    }
+
+    fn answer_compactions(&mut self) {
+        while let Some((request, reply)) = self.compactor.pop_answer(|compaction| self.hashes.is_pending(compaction)) {
+            self.replies.push((request, Ok(reply)));
         }
     }
 
+    /// Compacts, which gives space back; when there is nothing to compact, takes in a piece of a compaction's hash.
     fn slice(&mut self, out: &mut Vec<MachineEffect<R>>) {
-        let end = self.sweep_end();
-        if self.swept >= end {
-            return;
+        let (persisted, rows) = (self.behind.persisted().revision, self.limits.slice_rows);
+        let Applier { store, batch, .. } = &mut self.applier;
+        let changed = match self.compactor.slice(store, persisted, rows, batch) {
+            Ok(false) => self.hashes.slice(rows),
+            compacted_to => compacted_to,
+        };
+        match changed {
+            Ok(changed) => self.dirty |= changed,
+            Err(failed) => return self.fail(format!("{failed}"), out),
         }
-        let limit = self.settings.limits.slice_rows.max(1);
-        match sweep(&mut self.store, self.swept, end.main, limit, &mut self.batch) {
-            Ok(swept) => {
-                self.swept = swept;
-                tables::write_swept(swept, &mut self.batch);
-                self.dirty = true;
-                self.sync_asked = false;
-            }
-            Err(failed) => self.fail(format!("{failed}"), out),
-        }
+        self.answer_compactions();
     }
 
-    /// Where the sweep stops for good: before the floor.
-    fn floor_end(&self) -> RevisionId {
-        RevisionId { main: Revision(self.store.floor.0 - 1), sub: u32::MAX }
-    }
-
-    /// Where it stops for now: only what is persisted is swept.
-    fn sweep_end(&self) -> RevisionId {
-        let persisted = RevisionId { main: self.persisted, sub: u32::MAX };
-        self.floor_end().min(persisted)
-    }
-
+    /// Ends it. What was not flushed is neither published nor answered nor written.
     fn fail(&mut self, reason: String, out: &mut Vec<MachineEffect<R>>) {
         self.failed = true;
+        self.replies.clear();
         out.push(MachineEffect::Fatal(reason));
     }
 
-    fn apply(&mut self, entry: &Entry, out: &mut Vec<MachineEffect<R>>) -> Result<(), String> {
-        if entry.id.index <= self.applied.index {
-            return Ok(());
+    fn check_invariants(&self) {
+        if self.failed {
+            return;
         }
-        if entry.id.index != self.applied.index.next() {
-            return Err(format!("entry {} follows {}", entry.id, self.applied));
-        }
-        let answer = self.apply_payload(entry)?;
-        self.applied = entry.id;
-        self.chain.word(entry.id.index.0);
-        self.dirty = true;
-        match answer {
-            None => {}
-            Some((request, Ok(reply), Some(floor))) if self.retired.main.next() < floor && self.waiters.len() < PHYSICAL_WAITERS_MAX => {
-                self.waiters.push_back((floor, request, reply));
-            }
-            Some((request, answer, _)) => out.push(MachineEffect::Reply(request, answer)),
-        }
-        Ok(())
+        let store = &self.applier.store;
+        self.applier.check_invariants();
+        self.compactor.check_invariants(store);
+        let persisted = self.behind.persisted();
+        assert!(persisted.revision <= store.revision, "persisted {} of {}", persisted.revision, store.revision);
+        assert!(
+            persisted.compacted_to == store.compacted_to,
+            "the reader is compacted to {}, the store says {}",
+            persisted.compacted_to,
+            store.compacted_to
+        );
     }
 
-    fn check_invariants(&self) {
-        let floor = self.store.floor;
-        assert!(self.swept.main < floor || self.swept == UNSWEPT, "swept {} with the floor at {floor}", self.swept);
-        assert!(self.store.swept <= self.swept, "the reader is swept to {}, the machine to {}", self.store.swept, self.swept);
-        assert!(self.retired <= self.swept, "retired {} but swept only {}", self.retired, self.swept);
-        assert!(self.persisted <= self.store.revision, "persisted {} of {}", self.persisted, self.store.revision);
-        assert!(floor <= self.store.revision, "floor {floor} above the newest revision {}", self.store.revision);
+    /// Panics if the state contradicts itself. Visits everything: for tests and the simulator.
+    pub fn check(&self) {
+        self.check_invariants();
+        if !self.failed {
+            self.applier.store.check_invariants();
+        }
     }
 }
-
-/// An answer, and for a physical compaction the floor below which rows must be gone first. Only for requests of this life.
-type Answer = Option<(RequestId, Result<Reply, Refusal>, Option<Revision>)>;

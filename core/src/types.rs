@@ -44,7 +44,7 @@ number!(/// How often this member has opened its data directory; made durable at
 number!(/// Orders the writes to this member's WAL.
     WriteNumber(u64), "{}");
 number!(/// Orders the batches written behind to this member's state store.
-    CommitNumber(u64), "{}");
+    BatchNumber(u64), "{}");
 number!(/// A file of the WAL. Ids only grow, also when a file is recycled.
     SegmentId(u64), "{}");
 

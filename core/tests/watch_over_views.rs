@@ -11,7 +11,7 @@ use quorate_core::effect::{MachineEffect, MachineInput};
 use quorate_core::machine::{Machine, MachineLimits, MachineSettings, encode_command};
 use quorate_core::mvcc::{EncodedKeyValue, EventKind, KeyValue, View};
 use quorate_core::storage::{Table, WriteBatch};
-use quorate_core::types::{Boot, CommitNumber, LogId, LogIndex, MemberId, Now, RequestId, Revision, StreamId, Term, WatchId};
+use quorate_core::types::{BatchNumber, Boot, LogId, LogIndex, MemberId, Now, RequestId, Revision, StreamId, Term, WatchId};
 use quorate_core::watch::{Canceled, Hub, HubEffect, HubInput, HubLimits, WatchEvent, WatchRequest};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -63,8 +63,8 @@ struct World {
     chance: ChaCha8Rng,
     machine: Machine<MemoryStore>,
     store: MemoryStore,
-    commits: VecDeque<(CommitNumber, WriteBatch)>,
-    persisted: CommitNumber,
+    commits: VecDeque<(BatchNumber, WriteBatch)>,
+    persisted: BatchNumber,
     applied: u64,
     revision: Revision,
     live: BTreeMap<Bytes, KeyValue>,
@@ -95,7 +95,7 @@ impl World {
             machine,
             store,
             commits: VecDeque::new(),
-            persisted: CommitNumber(0),
+            persisted: BatchNumber(0),
             applied: 0,
             revision: Revision(1),
             live: BTreeMap::new(),
@@ -187,7 +187,7 @@ impl World {
         for effect in effects {
             match effect {
                 MachineEffect::Publish(view) => self.views.push_back(view),
-                MachineEffect::Commit { number, batch, .. } => self.commits.push_back((number, batch)),
+                MachineEffect::Persist { number, batch, .. } => self.commits.push_back((number, batch)),
                 MachineEffect::SyncState => self.sync(),
                 MachineEffect::Retire { table, below } => {
                     let before = self.store.count(Table::Recent);

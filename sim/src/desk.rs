@@ -181,7 +181,7 @@ impl World {
                 return self.reply(op, outcome);
             }
             Served::Propose(command) => {
-                if let Err(refusal) = validate(&command, TXN_OPS_MAX) {
+                if let Err(refusal) = validate(&command, TXN_OPS_MAX).and_then(|()| life.view.check_cost(&command)) {
                     return self.reply(op, Outcome::Refused(convert::refused(&refusal)));
                 }
                 (Body::Propose(prepare(process.id, &command, 0, usize::MAX).expect("of no size")), None)

@@ -11,7 +11,7 @@ use quorate_core::consensus::{Entry, Payload, Role};
 use quorate_core::member::{Body, LogHalf, LogInput, Owed, Request, StateEffect, StateHalf, StateInput, Ticket};
 use quorate_core::mvcc::View;
 use quorate_core::storage::{Table, WalOp, WriteBatch};
-use quorate_core::types::{Boot, CommitNumber, LogIndex, MemberId, RequestId, RevisionId, SegmentId, StreamId, WriteNumber};
+use quorate_core::types::{BatchNumber, Boot, LogIndex, MemberId, RequestId, RevisionId, SegmentId, StreamId, WriteNumber};
 use quorate_core::watch::Hub;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -94,7 +94,7 @@ pub struct DiskWrite {
 /// What the store's thread does, in order.
 #[derive(Debug)]
 pub enum StoreTask {
-    Persist(CommitNumber, WriteBatch),
+    Persist(BatchNumber, WriteBatch),
     Sync,
     Retire(Table, RevisionId),
 }
@@ -148,7 +148,7 @@ pub struct Life {
     pub ends: VecDeque<(WriteNumber, (SegmentId, u64))>,
     pub tasks: VecDeque<StoreTask>,
     pub store_busy: bool,
-    pub persisted: CommitNumber,
+    pub persisted: BatchNumber,
     /// What the log half knows the state store to take.
     pub stored_bytes: u64,
     next_ticket: u64,
@@ -191,7 +191,7 @@ impl Life {
             ends: VecDeque::new(),
             tasks: VecDeque::new(),
             store_busy: false,
-            persisted: CommitNumber::default(),
+            persisted: BatchNumber::default(),
             stored_bytes,
             next_ticket: 0,
             asked: BTreeMap::new(),

@@ -2,8 +2,10 @@
 //!
 //! Nested structs would be read by recursion, which bytes from outside could drive through the stack's end. A list cannot.
 
+use super::walk::{self, Branches, walk};
 use super::{Compare, DeleteRange, Op, Put, Range, Txn};
 use alloc::vec::Vec;
+use core::convert::Infallible;
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{Error, SeqAccess, Visitor},
@@ -31,27 +33,32 @@ enum Flat {
 
 impl Serialize for Txn {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut items = Vec::new();
-        let mut stack = alloc::vec![Work::Txn(self)];
-        while let Some(work) = stack.pop() {
-            match work {
-                Work::Op(Op::Range(range)) => items.push(FlatRef::Range(range)),
-                Work::Op(Op::Put(put)) => items.push(FlatRef::Put(put)),
-                Work::Op(Op::DeleteRange(delete)) => items.push(FlatRef::DeleteRange(delete)),
-                Work::Op(Op::Txn(txn)) | Work::Txn(txn) => {
-                    let count = |ops: &[Op]| u32::try_from(ops.len()).expect("a txn of 4 billion ops");
-                    items.push(FlatRef::Txn { compare: &txn.compare, success: count(&txn.success), failure: count(&txn.failure) });
-                    stack.extend(txn.success.iter().chain(&txn.failure).rev().map(Work::Op));
-                }
-            }
-        }
-        items.serialize(serializer)
+        let mut items = Items(Vec::new());
+        let Ok(()) = walk(self, &mut items);
+        items.0.serialize(serializer)
     }
 }
 
-enum Work<'a> {
-    Op(&'a Op),
-    Txn(&'a Txn),
+struct Items<'a>(Vec<FlatRef<'a>>);
+
+impl<'a> walk::Visitor<'a> for Items<'a> {
+    type Error = Infallible;
+
+    fn enter(&mut self, txn: &'a Txn) -> Result<Branches, Infallible> {
+        let count = |ops: &[Op]| u32::try_from(ops.len()).expect("a txn of 4 billion ops");
+        self.0.push(FlatRef::Txn { compare: &txn.compare, success: count(&txn.success), failure: count(&txn.failure) });
+        Ok(Branches::Both)
+    }
+
+    fn op(&mut self, op: &'a Op) -> Result<(), Infallible> {
+        match op {
+            Op::Range(range) => self.0.push(FlatRef::Range(range)),
+            Op::Put(put) => self.0.push(FlatRef::Put(put)),
+            Op::DeleteRange(delete) => self.0.push(FlatRef::DeleteRange(delete)),
+            Op::Txn(_) => {}
+        }
+        Ok(())
+    }
 }
 
 impl<'de> Deserialize<'de> for Txn {

@@ -1,17 +1,134 @@
-//! What each command does.
+//! Applying: a committed command meets the state. A pure function of the two; nothing local decides anything.
+//!
+//! What comes of a command is an answer, which is the same on every member, or a broken promise, at which the member ends. The
+//! types keep the two apart: an answer is made of [`Reply`] and [`Rejection`], and a failed read is neither.
 
-use super::{Answer, Machine, decode_command, tables};
-use crate::command::{AlarmChange, AlarmKind, Command, Compact, MemberAttributes, Op, Put, Refusal, Reply, Txn};
+use super::tables;
+use super::view::View;
+use crate::command::{Alarm, AlarmChange, AlarmKind, Command, Compact, MemberAttributes, Rejection, Reply, decode_command};
 use crate::entry::{Configuration, Entry, Payload};
 use crate::mutant::{Mutant, planted};
-use crate::mvcc::txn::{self, Stop, Writer};
-use crate::storage::{RowOp, StateReader, Table, recent_key};
-use alloc::{format, string::String, sync::Arc, vec::Vec};
+use crate::mvcc::KvHash;
+use crate::mvcc::cost::{self, Older};
+use crate::mvcc::hash::RunningHash;
+use crate::mvcc::hash_kv::HashWalk;
+use crate::mvcc::stop::Stop;
+use crate::mvcc::store::Store;
+use crate::mvcc::txn::{self, Writer};
+use crate::storage::{RowOp, StateReader, Table, WriteBatch, recent_key};
+use crate::types::{Boot, LogId, MemberId, RequestId, Revision};
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    format,
+    string::String,
+    sync::Arc,
+    vec::Vec,
+};
 use bytes::Bytes;
 
-impl<R: StateReader> Machine<R> {
-    /// Carries out one entry. An error is not an answer: this member cannot go on.
-    pub(super) fn apply_payload(&mut self, entry: &Entry) -> Result<Answer, String> {
+/// Why this member cannot go on.
+#[derive(Debug)]
+pub(super) struct Broken(pub String);
+
+/// The answer to a request of this life.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub request: RequestId,
+    pub reply: Result<Reply, Rejection>,
+    /// Of a physical compaction: its revision, below which rows must be gone first.
+    pub physical: Option<Revision>,
+}
+
+/// The replicated state, and the rows that its last changes made.
+#[derive(Debug)]
+pub(super) struct Applier<R: StateReader> {
+    /// Whose requests are answered here.
+    answers_for: (MemberId, Boot),
+    pub store: Store<R>,
+    pub applied: LogId,
+    /// Over every entry applied and what it wrote.
+    pub digest: RunningHash,
+    pub configuration: Option<Arc<Configuration>>,
+    attributes: Arc<BTreeMap<MemberId, MemberAttributes>>,
+    alarms: BTreeSet<Alarm>,
+    /// Rows since the last flush.
+    pub batch: WriteBatch,
+    /// The hash to take of the last compaction, until somebody takes it up.
+    pub compaction: Option<HashWalk<R>>,
+    /// The state at the first command after the last flush, for the mutant that looks at it.
+    stale: Option<Store<R>>,
+}
+
+impl<R: StateReader> Applier<R> {
+    pub fn new(answers_for: (MemberId, Boot), store: Store<R>, tables: tables::Tables) -> Self {
+        let mut batch = WriteBatch::default();
+        if !tables.has_format {
+            tables::write_format(&mut batch);
+        }
+        Self {
+            answers_for,
+            store,
+            applied: tables.applied.applied,
+            digest: tables.applied.chain,
+            configuration: tables.configuration.map(Arc::new),
+            attributes: Arc::new(tables.attributes),
+            alarms: tables.alarms,
+            batch,
+            compaction: None,
+            stale: None,
+        }
+    }
+
+    pub const fn member(&self) -> MemberId {
+        self.answers_for.0
+    }
+
+    /// What a fresh cluster starts with, which no entry carries. `false` if there is a configuration already.
+    pub fn bootstrap(&mut self, configuration: Configuration) -> bool {
+        let is_fresh = self.configuration.is_none();
+        if is_fresh {
+            tables::write_configuration(&configuration, &mut self.batch);
+            self.configuration = Some(Arc::new(configuration));
+        }
+        is_fresh
+    }
+
+    pub fn snapshot(&self, compaction_hashes: Arc<[KvHash]>) -> View<R> {
+        View {
+            store: self.store.clone(),
+            compaction_hashes,
+            applied: self.applied,
+            configuration: self.configuration.clone().unwrap_or_default(),
+            attributes: Arc::clone(&self.attributes),
+            alarms: self.alarms.iter().copied().collect(),
+            digest: self.digest,
+        }
+    }
+
+    /// The rows since the last flush, without the mark that vouches for them, which comes apart.
+    pub fn take_batch(&mut self) -> (WriteBatch, tables::Applied) {
+        self.stale = None;
+        let mark = tables::Applied { applied: self.applied, revision: self.store.revision, chain: self.digest };
+        (core::mem::take(&mut self.batch), mark)
+    }
+
+    /// Carries out the next entry; one that was carried out before changes nothing. After an error the state is half changed and
+    /// must not be looked at again.
+    pub fn apply(&mut self, entry: &Entry) -> Result<Option<Answer>, Broken> {
+        if entry.id.index <= self.applied.index {
+            return Ok(None);
+        }
+        if entry.id.index != self.applied.index.next() {
+            return Err(Broken(format!("entry {} follows {}", entry.id, self.applied)));
+        }
+        let answer = self.apply_payload(entry)?;
+        self.applied = entry.id;
+        self.digest.word(entry.id.index.0);
+        self.check_invariants();
+        Ok(answer)
+    }
+
+    fn apply_payload(&mut self, entry: &Entry) -> Result<Option<Answer>, Broken> {
         match &entry.payload {
             Payload::Empty => Ok(None),
             Payload::Configuration { configuration, .. } => {
@@ -19,21 +136,21 @@ impl<R: StateReader> Machine<R> {
                 Ok(None)
             }
             Payload::Command { request, command } => {
-                let command = decode_command(command).map_err(|error| format!("entry {}: {error}", entry.id))?;
-                let answers = request.member == self.settings.member && request.boot == self.settings.boot;
+                let command = decode_command(command).map_err(|error| Broken(format!("entry {}: {error}", entry.id)))?;
+                let answers = (request.member, request.boot) == self.answers_for;
                 if planted(Mutant::K4) && self.stale.is_none() {
                     self.stale = Some(self.store.clone());
                 }
-                let answer = match self.apply_command(&command, answers) {
+                let reply = match self.apply_command(&command, answers) {
                     Ok(reply) => Ok(reply),
-                    Err(Stop::Refused(refusal)) => Err(refusal),
-                    Err(Stop::Failed(failed)) => return Err(format!("entry {}: {failed}", entry.id)),
+                    Err(Stop::Rejected(rejection)) => Err(rejection),
+                    Err(Stop::Failed(failed)) => return Err(Broken(format!("entry {}: {failed}", entry.id))),
                 };
-                let floor = match command {
-                    Command::Compact(Compact { revision, physical: true }) => Some(revision),
+                let physical = match command {
+                    Command::Compact(Compact { revision, physical: true }) if reply.is_ok() => Some(revision),
                     _ => None,
                 };
-                Ok(answers.then_some((*request, answer, floor)))
+                Ok(answers.then_some(Answer { request: *request, reply, physical }))
             }
         }
     }
@@ -42,8 +159,7 @@ impl<R: StateReader> Machine<R> {
         self.check_alarms(command)?;
         match command {
             Command::Put(put) => {
-                txn::check_lease(put)?;
-                txn::check_previous(&self.store, put)?;
+                txn::check_put(&self.store, put)?;
                 let reply = self.write(answers, |writer| Ok(writer.put(put)?))?;
                 Ok(Reply::Put(reply))
             }
@@ -52,6 +168,7 @@ impl<R: StateReader> Machine<R> {
                 Ok(Reply::DeleteRange(reply))
             }
             Command::Txn(request) => {
+                cost::check(&self.store, command, Older::AsNow)?;
                 let before = self.stale.as_ref().filter(|_| planted(Mutant::K4)).unwrap_or(&self.store);
                 let path = txn::path(before, request)?;
                 txn::check(&self.store, request, &path)?;
@@ -68,8 +185,8 @@ impl<R: StateReader> Machine<R> {
         let mut rows = Vec::new();
         let reply = run(&mut Writer::new(&mut self.store, &mut rows, answers))?;
         for (id, row) in rows {
-            self.chain.word(id.main.0.cast_unsigned());
-            self.chain.bytes(row.stored());
+            self.digest.word(id.main.0.cast_unsigned());
+            self.digest.bytes(row.stored());
             self.batch.put(Table::Recent, Bytes::copy_from_slice(&recent_key(id)), row.stored().clone());
         }
         Ok(reply)
@@ -77,48 +194,50 @@ impl<R: StateReader> Machine<R> {
 
     /// Raised alarms forbid what would make things worse (etcd API, alarms): a corrupt cluster changes no keys, a full one takes
     /// nothing that costs space.
-    fn check_alarms(&self, command: &Command) -> Result<(), Refusal> {
+    fn check_alarms(&self, command: &Command) -> Result<(), Rejection> {
         let raised = |kind| self.alarms.iter().any(|alarm| alarm.kind == kind);
         let changes_keys = matches!(command, Command::Put(_) | Command::DeleteRange(_) | Command::Txn(_) | Command::Compact(_));
         if changes_keys && raised(AlarmKind::Corrupt) {
-            return Err(Refusal::Corrupt);
+            return Err(Rejection::Corrupt);
         }
-        let costs = match command {
+        let costs = || match command {
             Command::Put(_) => true,
-            Command::Txn(txn) => has_put(txn),
+            Command::Txn(txn) => txn.has_put(),
             _ => false,
         };
-        if costs && raised(AlarmKind::NoSpace) { Err(Refusal::NoSpace) } else { Ok(()) }
+        if raised(AlarmKind::NoSpace) && costs() { Err(Rejection::NoSpace) } else { Ok(()) }
     }
 
-    fn compact(&mut self, request: Compact) -> Result<Reply, Refusal> {
-        if request.revision <= self.store.floor {
-            return Err(Refusal::Compacted);
+    fn compact(&mut self, request: Compact) -> Result<Reply, Rejection> {
+        if request.revision <= self.store.compact_revision {
+            return Err(Rejection::Compacted);
         }
         if request.revision > self.store.revision {
-            return Err(Refusal::FutureRevision);
+            return Err(Rejection::FutureRevision);
         }
-        self.store.floor = request.revision;
-        self.write_small(|_, batch| tables::write_floor(request.revision, batch));
+        // Of the state before it. Revision 0 asks for the newest wherever a hash is asked for, so it has none of its own.
+        self.compaction = HashWalk::new(self.store.clone(), request.revision).ok().filter(|_| request.revision.0 > 0);
+        self.store.compact_revision = request.revision;
+        self.write_small(|_, batch| tables::write_compact_revision(request.revision, batch));
         Ok(Reply::Compact { revision: self.store.revision })
     }
 
     fn change_alarm(&mut self, AlarmChange { alarm, active }: AlarmChange) -> Reply {
         let changed = if active { self.alarms.insert(alarm) } else { self.alarms.remove(&alarm) };
         if changed {
-            self.write_small(|machine, batch| tables::write_alarms(&machine.alarms, batch));
+            self.write_small(|state, batch| tables::write_alarms(&state.alarms, batch));
         }
         let alarms = if active || changed { alloc::vec![alarm] } else { Vec::new() };
         Reply::Alarm { revision: self.store.revision, alarms }
     }
 
-    fn publish(&mut self, attributes: &MemberAttributes) -> Result<Reply, Refusal> {
+    fn publish(&mut self, attributes: &MemberAttributes) -> Result<Reply, Rejection> {
         let known = self.configuration.as_ref().is_some_and(|members| members.peer_urls.contains_key(&attributes.member));
         if !known {
-            return Err(Refusal::MemberNotFound);
+            return Err(Rejection::MemberNotFound);
         }
         Arc::make_mut(&mut self.attributes).insert(attributes.member, attributes.clone());
-        self.write_small(|machine, batch| tables::write_attributes(&machine.attributes, batch));
+        self.write_small(|state, batch| tables::write_attributes(&state.attributes, batch));
         Ok(Reply::Published)
     }
 
@@ -126,30 +245,27 @@ impl<R: StateReader> Machine<R> {
         let members = &configuration.peer_urls;
         if self.attributes.keys().any(|id| !members.contains_key(id)) {
             Arc::make_mut(&mut self.attributes).retain(|id, _| members.contains_key(id));
-            self.write_small(|machine, batch| tables::write_attributes(&machine.attributes, batch));
+            self.write_small(|state, batch| tables::write_attributes(&state.attributes, batch));
         }
         self.write_small(|_, batch| tables::write_configuration(configuration, batch));
         self.configuration = Some(Arc::new(configuration.clone()));
     }
 
-    /// Writes small rows that every member writes alike, so that they count in the chain.
-    fn write_small(&mut self, write: impl FnOnce(&Self, &mut crate::storage::WriteBatch)) {
-        let mut batch = crate::storage::WriteBatch::default();
+    /// Writes small rows that every member writes alike, so that they count in the digest.
+    fn write_small(&mut self, write: impl FnOnce(&Self, &mut WriteBatch)) {
+        let mut batch = WriteBatch::default();
         write(self, &mut batch);
         for row in &batch.rows {
             if let RowOp::Put { key, value, .. } = row {
-                self.chain.bytes(key);
-                self.chain.bytes(value);
+                self.digest.bytes(key);
+                self.digest.bytes(value);
             }
         }
         self.batch.absorb(batch);
     }
-}
 
-fn has_put(txn: &Txn) -> bool {
-    txn.success.iter().chain(&txn.failure).any(|op| match op {
-        Op::Put(Put { .. }) => true,
-        Op::Txn(nested) => has_put(nested),
-        Op::Range(_) | Op::DeleteRange(_) => false,
-    })
+    pub fn check_invariants(&self) {
+        let (compacted, newest) = (self.store.compact_revision, self.store.revision);
+        assert!(compacted <= newest, "compacted to {compacted}, above the newest revision {newest}");
+    }
 }

@@ -2,8 +2,8 @@
 
 use crate::command::{Alarm, MemberAttributes};
 use crate::entry::Configuration;
-use crate::mvcc::hash::Chain;
-use crate::mvcc::store::UNSWEPT;
+use crate::mvcc::hash::RunningHash;
+use crate::mvcc::store::UNCOMPACTED;
 use crate::storage::{ReadFailed, StateReader, Table, WriteBatch};
 use crate::types::{LogId, MemberId, Revision, RevisionId};
 use crate::{codec, codec::FrameError};
@@ -18,12 +18,17 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 /// Version of the rows' frames.
 const ROW_VERSION: u8 = 1;
 /// Version of the state store as a whole: which tables there are and what their keys mean.
+///
+/// A release that adds a table, a second key space or a row that others must not pass over takes the next number, and reads the older
+/// ones: what is not there yet is empty. An older release refuses the newer number.
 const STATE_FORMAT: u32 = 1;
 
 const FORMAT: &[u8] = b"format";
 const APPLIED: &[u8] = b"applied";
-const FLOOR: &[u8] = b"floor";
-const SWEPT: &[u8] = b"swept";
+/// The name of the row is older than the word.
+const COMPACT_REVISION: &[u8] = b"floor";
+/// As with the row before.
+const COMPACTED_TO: &[u8] = b"swept";
 const CONFIGURATION: &[u8] = b"configuration";
 const ATTRIBUTES: &[u8] = b"members";
 const ALARMS: &[u8] = b"alarms";
@@ -34,7 +39,7 @@ pub(super) struct Applied {
     pub applied: LogId,
     pub revision: Revision,
     /// The divergence chain: a hash over every entry applied and what it wrote.
-    pub chain: Chain,
+    pub chain: RunningHash,
 }
 
 impl Applied {
@@ -47,8 +52,8 @@ impl Applied {
 pub(super) struct Tables {
     pub has_format: bool,
     pub applied: Applied,
-    pub floor: Revision,
-    pub swept: RevisionId,
+    pub compact_revision: Revision,
+    pub compacted_to: RevisionId,
     pub configuration: Option<Configuration>,
     pub attributes: BTreeMap<MemberId, MemberAttributes>,
     pub alarms: BTreeSet<Alarm>,
@@ -60,12 +65,12 @@ impl Tables {
         if let Some(found) = format.filter(|found| *found > STATE_FORMAT) {
             return Err(ReadFailed(format!("format {found} is newer than {STATE_FORMAT}, the newest known here")));
         }
-        let fresh = Applied { applied: LogId::default(), revision: Revision(1), chain: Chain::default() };
+        let fresh = Applied { applied: LogId::default(), revision: Revision(1), chain: RunningHash::default() };
         Ok(Self {
             has_format: format.is_some(),
             applied: read(reader, APPLIED)?.unwrap_or(fresh),
-            floor: read(reader, FLOOR)?.unwrap_or(Revision(-1)),
-            swept: read(reader, SWEPT)?.unwrap_or(UNSWEPT),
+            compact_revision: read(reader, COMPACT_REVISION)?.unwrap_or(Revision(-1)),
+            compacted_to: read(reader, COMPACTED_TO)?.unwrap_or(UNCOMPACTED),
             configuration: read(reader, CONFIGURATION)?,
             attributes: read(reader, ATTRIBUTES)?.unwrap_or_default(),
             alarms: read(reader, ALARMS)?.unwrap_or_default(),
@@ -76,11 +81,11 @@ impl Tables {
 pub(super) fn write_format(batch: &mut WriteBatch) {
     write(FORMAT, &STATE_FORMAT, batch);
 }
-pub(super) fn write_floor(floor: Revision, batch: &mut WriteBatch) {
-    write(FLOOR, &floor, batch);
+pub(super) fn write_compact_revision(revision: Revision, batch: &mut WriteBatch) {
+    write(COMPACT_REVISION, &revision, batch);
 }
-pub(super) fn write_swept(swept: RevisionId, batch: &mut WriteBatch) {
-    write(SWEPT, &swept, batch);
+pub(super) fn write_compacted_to(compacted_to: RevisionId, batch: &mut WriteBatch) {
+    write(COMPACTED_TO, &compacted_to, batch);
 }
 pub(super) fn write_configuration(configuration: &Configuration, batch: &mut WriteBatch) {
     write(CONFIGURATION, configuration, batch);

@@ -9,7 +9,7 @@ use crate::effect::{MachineEffect, MachineInput};
 use crate::machine::Machine;
 use crate::mvcc::View;
 use crate::storage::{StateReader, Table, WriteBatch};
-use crate::types::{CommitNumber, LogId, LogIndex, Monotonic, Now, RequestId, RevisionId, WriteNumber};
+use crate::types::{BatchNumber, LogId, LogIndex, Monotonic, Now, RequestId, RevisionId, WriteNumber};
 use alloc::{
     collections::{BTreeMap, VecDeque},
     string::String,
@@ -33,12 +33,12 @@ pub enum StateInput<R: StateReader> {
 pub enum StoreDone<R: StateReader> {
     /// Batches through this one are stored, not yet synced; `reader` sees them, and `stored_bytes` is what the store now takes.
     Persisted {
-        number: CommitNumber,
+        number: BatchNumber,
         reader: R,
         stored_bytes: u64,
     },
     /// Batches through this one are on stable storage.
-    Synced(CommitNumber),
+    Synced(BatchNumber),
     Failed(String),
 }
 
@@ -59,7 +59,7 @@ pub enum StateEffect<R: StateReader> {
 pub enum StoreWork {
     /// Write behind, atomically, without a sync. `after`: the write to the log that made durable what is in the batch; a host
     /// asserts that it was.
-    Persist { number: CommitNumber, batch: WriteBatch, applied: LogId, after: WriteNumber },
+    Persist { number: BatchNumber, batch: WriteBatch, applied: LogId, after: WriteNumber },
     /// Sync, and say which batch it covered.
     Sync,
     /// Drop rows below for good, at once.
@@ -95,9 +95,9 @@ pub struct StateHalf<R: StateReader> {
     reads: BTreeMap<(LogIndex, Ticket), Monotonic>,
     due: Due,
     /// Batches held back until this member's own WAL has their entries. Bounded by the machine's `unpersisted_bytes`.
-    held: VecDeque<(CommitNumber, WriteBatch, LogId)>,
+    held: VecDeque<(BatchNumber, WriteBatch, LogId)>,
     /// Batches handed to the host and not yet synced.
-    unsynced: VecDeque<(CommitNumber, LogIndex)>,
+    unsynced: VecDeque<(BatchNumber, LogIndex)>,
     /// This member's log is durable through here, since that write.
     durable: (LogIndex, WriteNumber),
     /// Applied index of the newest sync, and of the one before: the WAL is kept back to the latter.
@@ -226,7 +226,7 @@ impl<R: StateReader> StateHalf<R> {
         self.machine.view().applied().index
     }
 
-    fn on_synced(&mut self, number: CommitNumber, out: &mut Vec<StateEffect<R>>) {
+    fn on_synced(&mut self, number: BatchNumber, out: &mut Vec<StateEffect<R>>) {
         self.sync.under_way = false;
         let covered = self.unsynced.partition_point(|(batch, _)| *batch <= number);
         let newest = self.unsynced.drain(..covered).next_back();
@@ -239,17 +239,12 @@ impl<R: StateReader> StateHalf<R> {
     }
 
     fn route(&mut self, out: &mut Vec<StateEffect<R>>) {
-        // Published before anyone is answered: whoever has an answer and reads from this member then sees what it speaks of.
-        if let Some(at) = self.effects.iter().rposition(|effect| matches!(effect, MachineEffect::Publish(_))) {
-            let publish = self.effects.remove(at);
-            self.effects.insert(0, publish);
-        }
         let mut effects = core::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
             match effect {
                 MachineEffect::Publish(view) => out.push(StateEffect::Publish(view)),
                 MachineEffect::Reply(request, answer) => self.answer(request, answer, out),
-                MachineEffect::Commit { number, batch, applied } => self.held.push_back((number, batch, applied)),
+                MachineEffect::Persist { number, batch, applied } => self.held.push_back((number, batch, applied)),
                 MachineEffect::SyncState => {
                     self.sync.under_way = true;
                     out.push(StateEffect::Store(StoreWork::Sync));

@@ -1,6 +1,6 @@
-//! Compaction in slices: rows of the recent generation below the floor either settle or are let go.
+//! Compaction in slices: rows of the recent generation below the compact revision either settle or are let go.
 //!
-//! F is the floor, in the log. The sweep walks revisions up to F - 1 (a watch may still start at F itself). A row that is its
+//! F is the compact revision, in the log. Revisions are walked up to F - 1 (a watch may still start at F itself). A row that is its
 //! key's newest at F moves to the settled generation, a tombstone in that place takes the key out of it, and everything else is
 //! garbage. Rows leave the recent generation as whole tables, once a sync covers the move (`Retire`).
 
@@ -13,18 +13,18 @@ use alloc::{format, vec::Vec};
 use bytes::Bytes;
 use core::ops::ControlFlow;
 
-/// Sweeps on from `swept` through at most `limit` rows with revisions up to `through`, which the store's reader must have whole.
+/// Goes on from `compacted_to` through at most `limit` rows with revisions up to `through`, which the store's reader must have whole.
 /// Says how far it came.
-pub(crate) fn sweep<R: StateReader>(
+pub(crate) fn compact_some<R: StateReader>(
     store: &mut Store<R>,
-    swept: RevisionId,
+    compacted_to: RevisionId,
     through: Revision,
     limit: usize,
     batch: &mut WriteBatch,
 ) -> Result<RevisionId, ReadFailed> {
     let mut slice: Vec<(RevisionId, Row)> = Vec::new();
     let mut failed = None;
-    let (from, to) = (recent_key(after(swept)), recent_key(RevisionId { main: through.next(), sub: 0 }));
+    let (from, to) = (recent_key(after(compacted_to)), recent_key(RevisionId { main: through.next(), sub: 0 }));
     store.reader.scan(Table::Recent, &from, &to, Direction::Forward, &mut |key, stored| {
         let Some(found) = parse_recent_key(key).zip(Row::parse(stored)) else {
             failed = Some(ReadFailed(format!("recent row {key:?} is malformed")));
@@ -36,21 +36,23 @@ pub(crate) fn sweep<R: StateReader>(
     if let Some(failed) = failed {
         return Err(failed);
     }
+    assert!(through < store.compact_revision, "revision {through} can still be read: the compact revision is {}", store.compact_revision);
     for (id, row) in &slice {
-        sweep_row(store, *id, row, batch);
+        assert!(*id > compacted_to && id.main <= through, "row {id} came for ({compacted_to}, {through}]");
+        compact_row(store, *id, row, batch);
     }
     let whole = slice.len() < limit;
     let last = slice.last().map(|(id, _)| *id).filter(|_| !whole);
     Ok(last.unwrap_or(RevisionId { main: through, sub: u32::MAX }))
 }
 
-fn sweep_row<R: StateReader>(store: &mut Store<R>, id: RevisionId, row: &Row, batch: &mut WriteBatch) {
-    let floor = store.floor;
+fn compact_row<R: StateReader>(store: &mut Store<R>, id: RevisionId, row: &Row, batch: &mut WriteBatch) {
+    let compacted = store.compact_revision;
     let key = row.parts().key;
     let settled_key = || Bytes::copy_from_slice(key);
     let Some(record) = store.index.get(key) else { return };
-    if record.at(floor).is_none_or(|newest| newest.id != id) {
-        // Superseded at the floor. Its settled predecessor, if any, goes when the sweep reaches the successor.
+    if record.at(compacted).is_none_or(|newest| newest.id != id) {
+        // Superseded at the compact revision. Its settled predecessor, if any, goes when the successor is reached.
         forget(store, key, id);
     } else if !row.is_delete() {
         batch.put(Table::Settled, settled_key(), row.stored().clone());

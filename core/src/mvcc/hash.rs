@@ -8,15 +8,15 @@ const MULTIPLIER: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xc2b2_ae3d_27d4_eb4f];
 
 /// A running 128-bit hash over words: two lanes, each word multiplied into both, each lane stirred by the other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Chain([u64; 2]);
+pub struct RunningHash([u64; 2]);
 
-impl Default for Chain {
+impl Default for RunningHash {
     fn default() -> Self {
         Self([0x6a09_e667_f3bc_c908, 0xbb67_ae85_84ca_a73b])
     }
 }
 
-impl Chain {
+impl RunningHash {
     pub fn word(&mut self, word: u64) {
         let [a, b] = self.0;
         let a = (a ^ word).wrapping_mul(MULTIPLIER[0]).rotate_left(29) ^ b;
@@ -38,7 +38,7 @@ impl Chain {
         }
     }
 
-    /// The value so far; the chain can go on.
+    /// The value so far; more may follow.
     #[must_use]
     pub fn value(mut self) -> u128 {
         // Two more rounds carry the last word into every bit.
@@ -53,9 +53,9 @@ mod tests {
     use super::*;
 
     fn of(parts: &[&[u8]]) -> u128 {
-        let mut chain = Chain::default();
-        parts.iter().for_each(|part| chain.bytes(part));
-        chain.value()
+        let mut hash = RunningHash::default();
+        parts.iter().for_each(|part| hash.bytes(part));
+        hash.value()
     }
 
     #[test]

@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 /// A user key in an allocation of its own, so that it never pins the request it came in.
 pub(crate) type Key = Arc<[u8]>;
 
-/// User keys and their versions above the compaction floor, with those below it that are not swept yet.
+/// User keys and their versions above the compact revision, with those below it that compaction has not come to yet.
 pub(crate) type Index = Tree<Key, KeyRecord>;
 
 /// One version of a key, or the tombstone its deletion left.
@@ -35,7 +35,7 @@ impl Version {
 
 impl Measure for Version {
     fn measure(&self) -> Sum {
-        Sum { count: 1, bytes: 0 }
+        Sum { count: 1, entries: 1, bytes: 0 }
     }
 }
 
@@ -49,7 +49,8 @@ pub(crate) struct KeyRecord {
 impl Measure for KeyRecord {
     /// Counts the key if it exists at the newest revision.
     fn measure(&self) -> Sum {
-        self.newest.live().map_or_else(Sum::default, |version| Sum { count: 1, bytes: u64::from(version.length) })
+        let gone = Sum { count: 0, entries: 1, bytes: 0 };
+        self.newest.live().map_or(gone, |version| Sum { count: 1, bytes: u64::from(version.length), ..gone })
     }
 }
 
@@ -60,12 +61,12 @@ impl KeyRecord {
 
     /// Adds a version above all others.
     pub fn push(&mut self, version: Version) {
-        debug_assert!(version.id > self.newest.id, "{} after {}", version.id, self.newest.id);
+        assert!(version.id > self.newest.id, "{} after {}", version.id, self.newest.id);
         self.older.insert(self.newest.id, self.newest);
         self.newest = version;
     }
 
-    #[cfg(test)]
+    /// The newest version or tombstone.
     pub const fn newest(&self) -> &Version {
         &self.newest
     }
@@ -94,6 +95,24 @@ impl KeyRecord {
         self.older.range::<RevisionId>(None, None).map(|(_, version)| version).chain(core::iter::once(&self.newest))
     }
 
+    /// Panics unless the versions follow from each other, from the compact revision on: below it some may be forgotten.
+    pub fn check_invariants(&self, key: &[u8], compacted: Revision) {
+        let mut before: Option<&Version> = None;
+        for version in self.versions() {
+            let id = version.id;
+            assert!(before.is_none_or(|before| before.id < id), "{key:?}: {id} out of order");
+            let kept = before.filter(|before| before.id.main >= compacted);
+            let follows = kept.is_none_or(|before| match (before.live(), version.live()) {
+                (Some(before), Some(version)) => version.number == before.number + 1 && version.create == before.create,
+                (None, Some(version)) => version.number == 1 && version.create == id.main,
+                (Some(_), None) => true,
+                (None, None) => false,
+            });
+            assert!(follows, "{key:?}: {version:?} after {before:?}");
+            before = Some(version);
+        }
+    }
+
     /// Whether a version below `id` is left.
     pub fn has_before(&self, id: RevisionId) -> bool {
         self.older.first().map_or(self.newest.id, |(first, _)| *first) < id
@@ -111,6 +130,7 @@ impl KeyRecord {
             return true;
         }
         let Some((_, below)) = self.older.last() else { return false };
+        assert!(below.id < self.newest.id, "{} is kept below {}", below.id, self.newest.id);
         self.newest = *below;
         self.older.remove(&self.newest.id);
         true

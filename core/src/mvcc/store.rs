@@ -5,7 +5,7 @@ use super::index::{Index, Key, KeyRecord, Version};
 use super::row::{Parts, Row};
 use super::tree::{Measure, Sum, Tree};
 use super::{EncodedKeyValue, Event, EventKind};
-use crate::command::{KeyRange, Refusal};
+use crate::command::{KeyRange, Rejection};
 use crate::storage::{Direction, ReadFailed, StateReader, Table, parse_recent_key, recent_key};
 use crate::types::{LeaseId, Revision, RevisionId};
 use alloc::{format, vec::Vec};
@@ -20,12 +20,12 @@ const SCAN_GAP_REVISIONS: i64 = 4;
 
 impl Measure for Row {
     fn measure(&self) -> Sum {
-        Sum { count: 1, bytes: self.len() as u64 }
+        Sum { count: 1, entries: 1, bytes: self.len() as u64 }
     }
 }
 
-/// How far a fresh store is swept: through revision 1, which has no changes.
-pub(crate) const UNSWEPT: RevisionId = RevisionId { main: Revision(1), sub: u32::MAX };
+/// How far compaction has come in a fresh store: through revision 1, which has no changes.
+pub(crate) const UNCOMPACTED: RevisionId = RevisionId { main: Revision(1), sub: u32::MAX };
 
 /// All of it is immutable once cloned: the machine goes on with its own, readers keep theirs.
 #[derive(Clone, Debug)]
@@ -35,12 +35,12 @@ pub(crate) struct Store<R: StateReader> {
     recent: Tree<RevisionId, Row>,
     recent_from: RevisionId,
     pub reader: R,
-    /// The last change swept as `reader` has it: versions through here are asked for in the settled generation.
-    pub swept: RevisionId,
+    /// How far compaction has come as `reader` has it: versions through here are asked for in the settled generation.
+    pub compacted_to: RevisionId,
     /// The newest revision.
     pub revision: Revision,
-    /// F: the compaction floor; -1 before the first compaction.
-    pub floor: Revision,
+    /// F: the compact revision; -1 before the first compaction.
+    pub compact_revision: Revision,
 }
 
 /// What is owed for a key that was found: where its row is.
@@ -53,9 +53,9 @@ impl<R: StateReader> Store<R> {
             recent: Tree::default(),
             recent_from: RevisionId::default(),
             reader,
-            swept: UNSWEPT,
+            compacted_to: UNCOMPACTED,
             revision: Revision(1),
-            floor: Revision(-1),
+            compact_revision: Revision(-1),
         }
     }
 
@@ -74,7 +74,7 @@ impl<R: StateReader> Store<R> {
         if let Some(failed) = failed {
             return Err(failed);
         }
-        let from = recent_key(after(self.swept));
+        let from = recent_key(after(self.compacted_to));
         let revision = self.revision;
         self.reader.scan(Table::Recent, &from, &[], Direction::Forward, &mut |key, stored| {
             let parsed = parse_recent_key(key).zip(Row::parse(stored)).filter(|(id, _)| id.main <= revision);
@@ -107,7 +107,10 @@ impl<R: StateReader> Store<R> {
     }
 
     fn add(&mut self, id: RevisionId, key: &[u8], version: Version, row: &Row) {
-        self.recent.insert(id, row.clone());
+        let follows = id.main == self.revision.next() || (id.main == self.revision && id.sub > 0);
+        assert!(follows && id >= self.recent_from, "change {id} after revision {}", self.revision);
+        let replaced = self.recent.insert(id, row.clone());
+        assert!(replaced.is_none(), "change {id} was made twice");
         add_version(&mut self.index, key, version);
         self.revision = id.main;
     }
@@ -124,19 +127,20 @@ impl<R: StateReader> Store<R> {
             from = Some(after(*id));
         }
         if let Some(from) = from {
+            assert!(from > self.recent_from, "rows below {} were in memory", self.recent_from);
             self.recent.trim_below(&from);
             self.recent_from = from;
         }
     }
 
     /// The revision that a request for `asked` reads at.
-    pub fn readable(&self, asked: Revision) -> Result<Revision, Refusal> {
+    pub fn readable(&self, asked: Revision) -> Result<Revision, Rejection> {
         if asked > self.revision {
-            Err(Refusal::FutureRevision)
+            Err(Rejection::FutureRevision)
         } else if asked.0 <= 0 {
             Ok(self.revision)
-        } else if asked < self.floor {
-            Err(Refusal::Compacted)
+        } else if asked < self.compact_revision {
+            Err(Rejection::Compacted)
         } else {
             Ok(asked)
         }
@@ -144,11 +148,13 @@ impl<R: StateReader> Store<R> {
 
     /// Keys of an interval that exist at `revision`, ascending or descending.
     pub fn find<'a>(&'a self, interval: &'a Interval<'a>, revision: Revision, direction: Direction) -> impl Iterator<Item = Found<'a>> {
-        let (forward, backward) = match direction {
-            Direction::Forward => (Some(self.index.range(Some(interval.start()), interval.end())), None),
-            Direction::Backward => (None, Some(self.index.range_back(Some(interval.start()), interval.end()))),
-        };
         let newest = revision >= self.revision;
+        let (start, end) = (Some(interval.start()), interval.end());
+        // Keys that are gone have no place at the newest revision: whole nodes of them are passed over.
+        let (forward, backward) = match direction {
+            Direction::Forward => (Some(self.index.range(start, end).passing_over_uncounted(newest)), None),
+            Direction::Backward => (None, Some(self.index.range_back(start, end).passing_over_uncounted(newest))),
+        };
         let seen = move |(key, record): (&'a Key, &'a KeyRecord)| {
             let version = if newest { record.live() } else { record.live_at(revision) };
             version.map(|version| (key, version))
@@ -177,7 +183,7 @@ impl<R: StateReader> Store<R> {
         if let Some(row) = self.recent.get(&version.id) {
             return Ok(row.clone());
         }
-        let stored = if version.id > self.swept {
+        let stored = if version.id > self.compacted_to {
             self.reader.get(Table::Recent, &recent_key(version.id))?
         } else {
             self.reader.get(Table::Settled, key)?
@@ -190,7 +196,7 @@ impl<R: StateReader> Store<R> {
 
     /// The key-values of versions found. `neighbours`: they are all those of one interval in ascending key order.
     pub fn rows(&self, found: &[Found<'_>], neighbours: bool) -> Result<Vec<EncodedKeyValue>, ReadFailed> {
-        let settled = |version: &Version| version.id <= self.swept && self.recent.get(&version.id).is_none();
+        let settled = |version: &Version| version.id <= self.compacted_to && self.recent.get(&version.id).is_none();
         if neighbours && found.len() >= SCAN_FROM_ROWS {
             let far = found.iter().filter(|(_, version)| settled(version)).count();
             if far >= SCAN_FROM_ROWS && far * 4 >= found.len() {
@@ -213,7 +219,7 @@ impl<R: StateReader> Store<R> {
         if found.len() < SCAN_FROM_ROWS {
             return Ok(rows);
         }
-        let is_cold = |id: &RevisionId| *id > self.swept && *id < self.recent_from;
+        let is_cold = |id: &RevisionId| *id > self.compacted_to && *id < self.recent_from;
         let mut cold: Vec<(RevisionId, usize)> =
             found.iter().enumerate().map(|(at, (_, version))| (version.id, at)).filter(|(id, _)| is_cold(id)).collect();
         cold.sort_unstable();
@@ -247,7 +253,7 @@ impl<R: StateReader> Store<R> {
             while let Some((wanted, version)) = found.get(next) {
                 match wanted.as_ref().cmp(key) {
                     core::cmp::Ordering::Greater => return ControlFlow::Continue(()),
-                    core::cmp::Ordering::Equal if version.id <= self.swept => {
+                    core::cmp::Ordering::Equal if version.id <= self.compacted_to => {
                         next += 1;
                         match Row::parse(stored).filter(|row| row.parts().modified == version.id.main) {
                             Some(row) => rows.push(row.into_kv()),
@@ -318,6 +324,24 @@ impl<R: StateReader> Store<R> {
             }
         }
         Ok(events)
+    }
+
+    /// Panics if the index contradicts itself, or the rows in memory the index. Visits everything.
+    pub fn check_invariants(&self) {
+        self.index.check_invariants();
+        self.recent.check_invariants();
+        for (key, record) in self.index.range::<[u8]>(None, None) {
+            record.check_invariants(key, self.compact_revision);
+            assert!(record.newest().id.main <= self.revision, "{key:?} has a version of the future");
+        }
+        for (id, row) in self.recent.range::<RevisionId>(None, None) {
+            assert!(*id >= self.recent_from && id.main <= self.revision, "a row in memory of revision {id}");
+            let parts = row.parts();
+            assert!(parts.modified == id.main, "the row of revision {id} says {}", parts.modified);
+            // What compaction has come past may be forgotten; the index has all the others.
+            let known = self.index.get(parts.key).is_some_and(|record| record.versions().any(|version| version.id == *id));
+            assert!(known || id.main < self.compact_revision, "the index does not know revision {id}");
+        }
     }
 
     /// Bytes of rows in memory.

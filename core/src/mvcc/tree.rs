@@ -17,20 +17,25 @@ const INNER_MIN: usize = INNER_MAX / 4;
 /// What an interval of the tree adds up to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Sum {
+    /// Entries that count.
     pub count: u64,
+    /// All entries.
+    pub entries: u64,
     pub bytes: u64,
 }
 
 impl AddAssign for Sum {
     fn add_assign(&mut self, other: Self) {
         self.count += other.count;
+        self.entries += other.entries;
         self.bytes += other.bytes;
     }
 }
 
 impl Sum {
-    const fn without(self, part: Self) -> Self {
-        Self { count: self.count - part.count, bytes: self.bytes - part.bytes }
+    fn without(self, part: Self) -> Self {
+        let less = |whole: u64, part: u64| whole.checked_sub(part).expect("a part is not more than the whole");
+        Self { count: less(self.count, part.count), entries: less(self.entries, part.entries), bytes: less(self.bytes, part.bytes) }
     }
 }
 
@@ -294,7 +299,7 @@ impl<K: Ord + Clone, V: Clone + Measure> Tree<K, V> {
     where
         K: Borrow<Q>,
     {
-        let mut range = Range { path: Vec::new(), entries: [].iter(), end, last_leaf: false };
+        let mut range = Range { path: Vec::new(), entries: [].iter(), end, last_leaf: false, passes_over: false };
         if let Some(root) = &self.root {
             range.descend(root, start);
         }
@@ -307,15 +312,14 @@ impl<K: Ord + Clone, V: Clone + Measure> Tree<K, V> {
     where
         K: Borrow<Q>,
     {
-        let mut range = RangeBack { path: Vec::new(), entries: [].iter(), start, last_leaf: false };
+        let mut range = RangeBack { path: Vec::new(), entries: [].iter(), start, last_leaf: false, passes_over: false };
         if let Some(root) = &self.root {
             range.descend(root, end);
         }
         range
     }
 
-    /// Panics unless order, sums and node sizes are as they must be.
-    #[cfg(test)]
+    /// Panics unless order, sums and node sizes are as they must be. Visits every entry.
     pub fn check_invariants(&self) {
         if let Some(root) = &self.root {
             root.check(None, None);
@@ -481,7 +485,6 @@ impl<K: Ord + Clone, V: Clone + Measure> Node<K, V> {
         }
     }
 
-    #[cfg(test)]
     fn check(&self, above: Option<&K>, below: Option<&K>) {
         let within = |key: &K| above.is_none_or(|bound| bound <= key) && below.is_none_or(|bound| key < bound);
         assert!(self.len() > 0, "an empty node");
@@ -551,9 +554,17 @@ pub struct Range<'a, K, V, Q: ?Sized> {
     entries: core::slice::Iter<'a, (K, V)>,
     end: Option<&'a Q>,
     last_leaf: bool,
+    /// Whether nodes without an entry that counts are left out.
+    passes_over: bool,
 }
 
 impl<'a, K: Borrow<Q> + Ord, V, Q: Ord + ?Sized> Range<'a, K, V, Q> {
+    /// Leaves out what it can of the entries that do not count, if `passes_over`: whole nodes of them.
+    pub fn passing_over_uncounted(mut self, passes_over: bool) -> Self {
+        self.passes_over = passes_over;
+        self
+    }
+
     fn descend(&mut self, mut node: &'a Node<K, V>, start: Option<&Q>) {
         loop {
             match node {
@@ -590,6 +601,7 @@ impl<'a, K: Borrow<Q> + Ord, V, Q: Ord + ?Sized> Iterator for Range<'a, K, V, Q>
                 return None;
             }
             match self.path.last_mut()?.next() {
+                Some(child) if self.passes_over && child.sum.count == 0 => {}
                 Some(child) => self.descend(&child.node, None),
                 None => {
                     self.path.pop();
@@ -605,9 +617,17 @@ pub struct RangeBack<'a, K, V, Q: ?Sized> {
     entries: core::slice::Iter<'a, (K, V)>,
     start: Option<&'a Q>,
     last_leaf: bool,
+    /// Whether nodes without an entry that counts are left out.
+    passes_over: bool,
 }
 
 impl<'a, K: Borrow<Q> + Ord, V, Q: Ord + ?Sized> RangeBack<'a, K, V, Q> {
+    /// Leaves out what it can of the entries that do not count, if `passes_over`: whole nodes of them.
+    pub fn passing_over_uncounted(mut self, passes_over: bool) -> Self {
+        self.passes_over = passes_over;
+        self
+    }
+
     fn descend(&mut self, mut node: &'a Node<K, V>, end: Option<&Q>) {
         loop {
             match node {
@@ -644,6 +664,7 @@ impl<'a, K: Borrow<Q> + Ord, V, Q: Ord + ?Sized> Iterator for RangeBack<'a, K, V
                 return None;
             }
             match self.path.last_mut()?.next_back() {
+                Some(child) if self.passes_over && child.sum.count == 0 => {}
                 Some(child) => self.descend(&child.node, None),
                 None => {
                     self.path.pop();

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 impl Measure for u64 {
     fn measure(&self) -> Sum {
-        Sum { count: u64::from(*self % 2 == 1), bytes: *self }
+        Sum { count: u64::from(*self % 2 == 1), entries: 1, bytes: *self }
     }
 }
 
@@ -58,6 +58,11 @@ fn compare_interval(tree: &Tree<u16, u64>, model: &BTreeMap<u16, u64>, start: Op
     };
     assert!(tree.range(start.as_ref(), end.as_ref()).eq(expected.iter().copied()), "{start:?}..{end:?}");
     assert!(tree.range_back(start.as_ref(), end.as_ref()).eq(expected.iter().rev().copied()), "{start:?}..{end:?} back");
+    let counted = |(_, value): &(&u16, &u64)| value.measure().count > 0;
+    let passing = tree.range(start.as_ref(), end.as_ref()).passing_over_uncounted(true).filter(counted);
+    assert!(passing.eq(expected.iter().copied().filter(counted)), "{start:?}..{end:?} counted");
+    let passing = tree.range_back(start.as_ref(), end.as_ref()).passing_over_uncounted(true).filter(counted);
+    assert!(passing.eq(expected.iter().rev().copied().filter(counted)), "{start:?}..{end:?} counted back");
     assert_eq!(tree.measure(start.as_ref(), end.as_ref()), sum(expected.iter().map(|(_, value)| *value)));
 }
 

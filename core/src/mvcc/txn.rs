@@ -1,10 +1,12 @@
 //! Transactions: compares choose a path on the state before, the path is checked, then its ops run in order as one revision.
 
+use super::read::range;
+use super::stop::Stop;
 use super::store::{Interval, Store};
-use super::view::range;
 use super::{EncodedKeyValue, row::Row};
+use crate::command::walk::{Branches, Visitor, walk};
 use crate::command::{
-    Compare, CompareResult, CompareTarget, DeleteRange, DeleteRangeReply, Op, OpReply, Put, PutReply, Range, Refusal, Txn, TxnReply,
+    Compare, CompareResult, CompareTarget, DeleteRange, DeleteRangeReply, Op, OpReply, Put, PutReply, Range, Rejection, Txn, TxnReply,
 };
 use crate::storage::{Direction, ReadFailed, StateReader};
 use crate::types::{LeaseId, Revision, RevisionId};
@@ -14,29 +16,34 @@ use core::cmp::Ordering;
 /// Whether the compares held, of a txn and then of each txn nested in the branch taken, in order.
 pub(crate) type Path = Vec<bool>;
 
-/// Evaluates all compares on one state. Depth is bounded by [`crate::machine::validate`].
+/// Evaluates all compares on one state.
 pub(crate) fn path<R: StateReader>(store: &Store<R>, txn: &Txn) -> Result<Path, ReadFailed> {
-    let mut path = Vec::with_capacity(1);
-    find_path(store, txn, &mut path)?;
-    Ok(path)
-}
-
-fn find_path<R: StateReader>(store: &Store<R>, txn: &Txn, path: &mut Path) -> Result<(), ReadFailed> {
-    let mut holds = true;
-    for compare in &txn.compare {
-        holds = holds && compare_holds(store, compare)?;
+    struct Decide<'s, R: StateReader> {
+        store: &'s Store<R>,
+        path: Path,
     }
-    path.push(holds);
-    for op in branch(txn, holds) {
-        if let Op::Txn(nested) = op {
-            find_path(store, nested, path)?;
+    impl<R: StateReader> Visitor<'_> for Decide<'_, R> {
+        type Error = ReadFailed;
+        fn enter(&mut self, txn: &Txn) -> Result<Branches, ReadFailed> {
+            let mut holds = true;
+            for compare in &txn.compare {
+                holds = holds && compare_holds(self.store, compare)?;
+            }
+            self.path.push(holds);
+            Ok(Branches::One(holds))
+        }
+        fn op(&mut self, _: &Op) -> Result<(), ReadFailed> {
+            Ok(())
         }
     }
-    Ok(())
+    let mut decide = Decide { store, path: Vec::with_capacity(1) };
+    walk(txn, &mut decide)?;
+    Ok(decide.path)
 }
 
-fn branch(txn: &Txn, success: bool) -> &[Op] {
-    if success { &txn.success } else { &txn.failure }
+/// The next step of a path. One that was found on this very txn has one for each txn met.
+fn follow(path: &mut core::slice::Iter<'_, bool>) -> bool {
+    *path.next().expect("a path is as long as the walk it was found on")
 }
 
 fn compare_holds<R: StateReader>(store: &Store<R>, compare: &Compare) -> Result<bool, ReadFailed> {
@@ -74,75 +81,64 @@ fn satisfies(order: Ordering, result: CompareResult) -> bool {
     }
 }
 
-/// Why applying stopped: an answer, the same on every member, or a member that cannot go on.
-#[derive(Debug)]
-pub(crate) enum Stop {
-    Refused(Refusal),
-    Failed(ReadFailed),
-}
-
-impl From<Refusal> for Stop {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-impl From<ReadFailed> for Stop {
-    fn from(failed: ReadFailed) -> Self {
-        Self::Failed(failed)
-    }
-}
-
 /// Checks the ops of the path taken on the state before the txn: what fails here leaves no trace.
-pub(crate) fn check<R: StateReader>(store: &Store<R>, txn: &Txn, path: &[bool]) -> Result<(), Refusal> {
-    check_branch(store, txn, &mut path.iter().copied())
-}
-
-fn check_branch<R: StateReader>(store: &Store<R>, txn: &Txn, path: &mut impl Iterator<Item = bool>) -> Result<(), Refusal> {
-    let success = path.next().unwrap_or(false);
-    for op in branch(txn, success) {
-        match op {
-            Op::Range(request) => check_range(store, request)?,
-            Op::Put(put) => {
-                check_lease(put)?;
-                check_previous(store, put)?;
+pub(crate) fn check<R: StateReader>(store: &Store<R>, txn: &Txn, path: &[bool]) -> Result<(), Rejection> {
+    struct Check<'s, R: StateReader> {
+        store: &'s Store<R>,
+        path: core::slice::Iter<'s, bool>,
+    }
+    impl<R: StateReader> Visitor<'_> for Check<'_, R> {
+        type Error = Rejection;
+        fn enter(&mut self, _: &Txn) -> Result<Branches, Rejection> {
+            Ok(Branches::One(follow(&mut self.path)))
+        }
+        fn op(&mut self, op: &Op) -> Result<(), Rejection> {
+            match op {
+                Op::Range(request) => check_range(self.store, request),
+                Op::Put(put) => check_put(self.store, put),
+                Op::DeleteRange(_) | Op::Txn(_) => Ok(()),
             }
-            Op::DeleteRange(_) => {}
-            Op::Txn(nested) => check_branch(store, nested, path)?,
         }
     }
-    Ok(())
+    walk(txn, &mut Check { store, path: path.iter() })
 }
 
-/// A revision inside a txn: 0 is the newest, any other must be readable before the txn, and a negative one is below every floor
+/// Whether a put may be carried out on this state.
+pub(crate) fn check_put<R: StateReader>(store: &Store<R>, put: &Put) -> Result<(), Rejection> {
+    check_lease(put)?;
+    check_previous(store, put)
+}
+
+/// A revision inside a txn: 0 is the newest, any other must be readable before the txn, and a negative one is below every compact revision
 /// but the first, which is -1.
-fn check_range<R: StateReader>(store: &Store<R>, request: &Range) -> Result<(), Refusal> {
+fn check_range<R: StateReader>(store: &Store<R>, request: &Range) -> Result<(), Rejection> {
     match request.revision {
         Revision(0) => Ok(()),
-        revision if revision > store.revision => Err(Refusal::FutureRevision),
-        revision if revision < store.floor => Err(Refusal::Compacted),
+        revision if revision > store.revision => Err(Rejection::FutureRevision),
+        revision if revision < store.compact_revision => Err(Rejection::Compacted),
         _ => Ok(()),
     }
 }
 
-pub(crate) fn check_previous<R: StateReader>(store: &Store<R>, put: &Put) -> Result<(), Refusal> {
+fn check_previous<R: StateReader>(store: &Store<R>, put: &Put) -> Result<(), Rejection> {
     let needed = put.ignore_value || put.ignore_lease;
     let exists = || store.index.get(put.key.as_ref()).is_some_and(|record| record.live().is_some());
-    if needed && !exists() { Err(Refusal::KeyNotFound) } else { Ok(()) }
+    if needed && !exists() { Err(Rejection::KeyNotFound) } else { Ok(()) }
 }
 
 /// No lease is granted yet, so none but "no lease" exists.
-pub(crate) fn check_lease(put: &Put) -> Result<(), Refusal> {
-    if put.lease == LeaseId(0) { Ok(()) } else { Err(Refusal::LeaseNotFound) }
+fn check_lease(put: &Put) -> Result<(), Rejection> {
+    if put.lease == LeaseId(0) { Ok(()) } else { Err(Rejection::LeaseNotFound) }
 }
 
-/// Evaluates a txn of ranges only.
-pub(super) fn read<R: StateReader>(store: &Store<R>, txn: &Txn) -> Result<TxnReply, Refusal> {
+/// Evaluates a txn of ranges only; any other op is rejected with `KeyNotFound`, as an op of no kind is.
+pub(crate) fn read<R: StateReader>(store: &Store<R>, txn: &Txn) -> Result<TxnReply, Stop> {
     let path = path(store, txn)?;
     check(store, txn, &path)?;
     let succeeded = path[0];
     let mut responses = Vec::new();
-    for op in branch(txn, succeeded) {
-        let Op::Range(request) = op else { return Err(Refusal::KeyNotFound) };
+    for op in txn.branch(succeeded) {
+        let Op::Range(request) = op else { return Err(Rejection::KeyNotFound.into()) };
         responses.push(OpReply::Range(range(store, request)?));
     }
     Ok(TxnReply { revision: store.revision, succeeded, responses })
@@ -195,24 +191,11 @@ impl<'a, R: StateReader> Writer<'a, R> {
 
     /// Runs a txn whose path was found and checked. A nested txn's reply carries no revision of its own, as in etcd.
     pub fn txn(&mut self, txn: &Txn, path: &[bool]) -> Result<TxnReply, Stop> {
-        let mut reply = self.run(txn, &mut path.iter().copied())?;
+        let mut run = Run { writer: self, path: path.iter(), open: Vec::new(), done: TxnReply::default() };
+        walk(txn, &mut run)?;
+        let mut reply = run.done;
         reply.revision = self.store.revision;
         Ok(reply)
-    }
-
-    fn run(&mut self, txn: &Txn, path: &mut impl Iterator<Item = bool>) -> Result<TxnReply, Stop> {
-        let succeeded = path.next().unwrap_or(false);
-        let mut responses = Vec::new();
-        for op in branch(txn, succeeded) {
-            responses.push(match op {
-                Op::Range(request) if self.answers => OpReply::Range(range(self.store, request)?),
-                Op::Range(_) => continue,
-                Op::Put(put) => OpReply::Put(self.put(put)?),
-                Op::DeleteRange(request) => OpReply::DeleteRange(self.delete_range(request)?),
-                Op::Txn(nested) => OpReply::Txn(self.run(nested, path)?),
-            });
-        }
-        Ok(TxnReply { revision: Revision(0), succeeded, responses })
     }
 
     fn take_id(&mut self) -> RevisionId {
@@ -228,5 +211,52 @@ impl<'a, R: StateReader> Writer<'a, R> {
 
     fn current_lease(&self, key: &[u8]) -> LeaseId {
         self.store.index.get(key).and_then(|record| record.live()).map_or(LeaseId(0), |version| version.lease)
+    }
+}
+
+/// A txn on its way through a [`Writer`].
+struct Run<'w, 'a, R: StateReader> {
+    writer: &'w mut Writer<'a, R>,
+    path: core::slice::Iter<'w, bool>,
+    /// The replies of the open txns, outermost first.
+    open: Vec<TxnReply>,
+    /// That of the whole, once it has ended.
+    done: TxnReply,
+}
+
+impl<R: StateReader> Run<'_, '_, R> {
+    fn answer(&mut self, reply: OpReply) {
+        self.open.last_mut().expect("an op stands in a txn").responses.push(reply);
+    }
+}
+
+impl<R: StateReader> Visitor<'_> for Run<'_, '_, R> {
+    type Error = Stop;
+
+    fn enter(&mut self, _: &Txn) -> Result<Branches, Stop> {
+        let succeeded = follow(&mut self.path);
+        self.open.push(TxnReply { succeeded, ..TxnReply::default() });
+        Ok(Branches::One(succeeded))
+    }
+
+    fn op(&mut self, op: &Op) -> Result<(), Stop> {
+        let reply = match op {
+            Op::Range(request) if self.writer.answers => OpReply::Range(range(self.writer.store, request)?),
+            Op::Range(_) | Op::Txn(_) => return Ok(()),
+            Op::Put(put) => OpReply::Put(self.writer.put(put)?),
+            Op::DeleteRange(request) => OpReply::DeleteRange(self.writer.delete_range(request)?),
+        };
+        self.answer(reply);
+        Ok(())
+    }
+
+    fn leave(&mut self) -> Result<(), Stop> {
+        let reply = self.open.pop().expect("what ends has begun");
+        if self.open.is_empty() {
+            self.done = reply;
+        } else {
+            self.answer(OpReply::Txn(reply));
+        }
+        Ok(())
     }
 }

@@ -4,14 +4,14 @@ use crate::model::Model;
 use crate::store::MemoryStore;
 use bytes::Bytes;
 use quorate_core::command::{
-    Alarm, AlarmChange, AlarmKind, Command, Compact, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, MemberAttributes, Op,
-    OpReply, Put, Range, Refusal, Reply, TXN_DEPTH_MAX, Txn,
+    Alarm, AlarmChange, AlarmKind, COMMAND_KEYS_MAX, Command, Compact, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange,
+    MemberAttributes, Op, OpReply, Put, Range, Refusal, Reply, SortTarget, TXN_DEPTH_MAX, Txn,
 };
 use quorate_core::consensus::{Configuration, Entry, Payload};
 use quorate_core::effect::{MachineEffect, MachineInput};
 use quorate_core::machine::{Machine, MachineLimits, MachineSettings, decode_command, encode_command, validate};
 use quorate_core::storage::{RowOp, StateReader, Table};
-use quorate_core::types::{Boot, CommitNumber, LeaseId, LogId, LogIndex, MemberId, RequestId, Revision, RevisionId, Term};
+use quorate_core::types::{BatchNumber, Boot, LeaseId, LogId, LogIndex, MemberId, RequestId, Revision, RevisionId, Term};
 
 type Effect = MachineEffect<MemoryStore>;
 
@@ -19,8 +19,8 @@ type Effect = MachineEffect<MemoryStore>;
 struct Member {
     machine: Machine<MemoryStore>,
     store: MemoryStore,
-    commits: Vec<(CommitNumber, quorate_core::storage::WriteBatch)>,
-    persisted: CommitNumber,
+    commits: Vec<(BatchNumber, quorate_core::storage::WriteBatch)>,
+    persisted: BatchNumber,
 }
 
 fn settings(limits: MachineLimits) -> MachineSettings {
@@ -38,15 +38,16 @@ impl Member {
         let peer_urls = [(MemberId(1), vec!["http://a:2380".into()]), (MemberId(2), vec!["http://b:2380".into()])].into();
         let voters = [MemberId(1)].into();
         machine.bootstrap(Configuration { voters, learners: [MemberId(2)].into(), peer_urls, ..Configuration::default() });
-        Self { machine, store, commits: vec![], persisted: CommitNumber(0) }
+        Self { machine, store, commits: vec![], persisted: BatchNumber(0) }
     }
 
     fn step(&mut self, input: MachineInput<MemoryStore>) -> Vec<Effect> {
         let mut out = vec![];
         self.machine.step(input, &mut out);
         self.machine.flush(&mut out);
+        self.machine.check();
         for effect in &out {
-            if let MachineEffect::Commit { number, batch, .. } = effect {
+            if let MachineEffect::Persist { number, batch, .. } = effect {
                 self.commits.push((*number, batch.clone()));
             }
         }
@@ -93,6 +94,10 @@ fn retired(effects: &[Effect]) -> Option<RevisionId> {
     effects.iter().find_map(|effect| if let MachineEffect::Retire { below, .. } = effect { Some(*below) } else { None })
 }
 
+fn has_row(batch: &quorate_core::storage::WriteBatch, wanted: Table, name: &str) -> bool {
+    batch.rows.iter().any(|row| matches!(row, RowOp::Put { table, key, .. } if *table == wanted && key == name.as_bytes()))
+}
+
 fn key(key: &str) -> KeyRange {
     KeyRange { key: Bytes::copy_from_slice(key.as_bytes()), end: Bytes::new() }
 }
@@ -117,13 +122,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-#[test]
-fn the_bytes_of_a_command_never_change() {
-    let of = |command: &Command| {
-        let bytes = encode_command(command);
-        assert_eq!(decode_command(&bytes).as_ref(), Ok(command));
-        hex(&bytes)
-    };
+/// One of each, and the bytes that the first release wrote for it, which had no header.
+fn commands_with_their_first_bytes() -> [(Command, &'static str); 6] {
     let compare = Compare { range: key("a"), result: CompareResult::Less, target: CompareTarget::Value(Bytes::from_static(b"v")) };
     let txn = Txn {
         compare: vec![compare],
@@ -132,12 +132,43 @@ fn the_bytes_of_a_command_never_change() {
     };
     let alarm = Alarm { member: MemberId(300), kind: AlarmKind::NoSpace };
     let attributes = MemberAttributes { member: MemberId(7), name: "n".into(), client_urls: vec!["http://a".into()] };
-    insta::assert_snapshot!(of(&Command::Put(Put { lease: LeaseId(9), ..put("foo", "bar") })), @"0e00000008ea1a33010003666f6f0362617212000000");
-    insta::assert_snapshot!(of(&Command::DeleteRange(DeleteRange { range: key("foo"), prev_kv: true })), @"080000008ca4192e010103666f6f0001");
-    insta::assert_snapshot!(of(&Command::Txn(txn)), @"2f000000ac99bc990102050301016100020301760201010161013100000000030001000201620000000161000000000000000000000000");
-    insta::assert_snapshot!(of(&Command::Compact(Compact { revision: Revision(5), physical: true })), @"040000005951363701030a01");
-    insta::assert_snapshot!(of(&Command::Alarm(AlarmChange { alarm, active: true })), @"060000008cf7b8ed0104ac020001");
-    insta::assert_snapshot!(of(&Command::Publish(attributes)), @"0f0000006ac4db5c010507016e0108687474703a2f2f61");
+    [
+        (Command::Put(Put { lease: LeaseId(9), ..put("foo", "bar") }), "0e00000008ea1a33010003666f6f0362617212000000"),
+        (Command::DeleteRange(DeleteRange { range: key("foo"), prev_kv: true }), "080000008ca4192e010103666f6f0001"),
+        (
+            Command::Txn(txn),
+            "2f000000ac99bc990102050301016100020301760201010161013100000000030001000201620000000161000000000000000000000000",
+        ),
+        (Command::Compact(Compact { revision: Revision(5), physical: true }), "040000005951363701030a01"),
+        (Command::Alarm(AlarmChange { alarm, active: true }), "060000008cf7b8ed0104ac020001"),
+        (Command::Publish(attributes), "0f0000006ac4db5c010507016e0108687474703a2f2f61"),
+    ]
+}
+
+#[test]
+fn the_bytes_of_a_command_never_change() {
+    let commands = commands_with_their_first_bytes().map(|(command, _)| {
+        let bytes = encode_command(&command);
+        assert_eq!(decode_command(&bytes).as_ref(), Ok(&command));
+        hex(&bytes)
+    });
+    insta::assert_snapshot!(commands.join("\n"), @r"
+0f000000ada6658d02000003666f6f0362617212000000
+09000000e3d979bd02000103666f6f0001
+30000000aa57008e020002050301016100020301760201010161013100000000030001000201620000000161000000000000000000000000
+050000004b1944970200030a01
+07000000e2d39a3e020004ac020001
+100000009c1adfcb02000507016e0108687474703a2f2f61
+");
+}
+
+#[test]
+fn a_command_that_an_earlier_release_wrote_is_read() {
+    for (command, first) in commands_with_their_first_bytes() {
+        let byte = |at: usize| u8::from_str_radix(&first[at..at + 2], 16).unwrap();
+        let bytes: Vec<u8> = (0..first.len()).step_by(2).map(byte).collect();
+        assert_eq!(decode_command(&bytes), Ok(command));
+    }
 }
 
 #[test]
@@ -160,6 +191,22 @@ configuration 27000000e02899f10101010001020201010d687474703a2f2f613a323338300201
 members 150000002c5d4ab801010101016e010d687474703a2f2f613a32333739
 alarms 040000007568aad101010101
 ");
+}
+
+/// "floor" is what the first release called the compact revision.
+#[test]
+fn the_marks_of_a_compaction_never_change() {
+    let mut member = Member::new(10);
+    member.apply(&Command::Put(put("a", "1"))).unwrap();
+    member.apply(&Command::Put(put("a", "2"))).unwrap();
+    member.apply(&Command::Compact(Compact { revision: Revision(3), physical: false })).unwrap();
+    member.persist();
+    member.sweep();
+    member.persist();
+    let row = |name: &str| hex(&member.store.get(Table::Meta, name.as_bytes()).unwrap().unwrap());
+    insta::assert_snapshot!(row("floor"), @"020000004d0862c40106");
+    insta::assert_snapshot!(row("swept"), @"070000003cc456850104ffffffff0f");
+    assert_eq!([Table::Meta as u8, Table::Recent as u8, Table::Settled as u8], [0, 1, 2]);
 }
 
 #[test]
@@ -256,7 +303,8 @@ fn rows_are_retired_only_after_a_sync_that_covers_their_move() {
         member.apply(&Command::Put(put("a", &value.to_string()))).unwrap();
     }
     member.apply(&Command::Compact(Compact { revision: Revision(6), physical: false })).unwrap();
-    assert!(!member.machine.has_background_work(), "nothing is persisted, so nothing may be swept");
+    member.sweep();
+    assert!(member.commits.iter().all(|(_, batch)| !has_row(batch, Table::Meta, "swept")), "nothing is persisted, so nothing may be swept");
     member.persist();
     let before = member.persisted;
     member.sweep();
@@ -277,11 +325,9 @@ fn the_mark_of_the_sweep_is_in_the_batch_of_its_moves() {
     member.persist();
     let effects = member.step(MachineInput::Slice);
     let batches: Vec<_> =
-        effects.iter().filter_map(|e| if let MachineEffect::Commit { batch, .. } = e { Some(batch) } else { None }).collect();
+        effects.iter().filter_map(|e| if let MachineEffect::Persist { batch, .. } = e { Some(batch) } else { None }).collect();
     let [batch] = batches.as_slice() else { panic!("{effects:?}") };
-    let has = |wanted: Table, name: &str| {
-        batch.rows.iter().any(|row| matches!(row, RowOp::Put { table, key, .. } if *table == wanted && key == name.as_bytes()))
-    };
+    let has = |table: Table, name: &str| has_row(batch, table, name);
     assert!(has(Table::Settled, "a") && has(Table::Meta, "swept") && has(Table::Meta, "applied") && !has(Table::Settled, "b"));
 }
 
@@ -306,15 +352,16 @@ fn a_physical_compaction_is_answered_when_its_space_is_given_back() {
 fn compactions_wait_for_their_space_up_to_a_number_and_are_then_answered_at_once() {
     const WAITERS: usize = 1_024;
     let mut member = Member::new(10);
+    member.apply(&Command::Put(put("a", "1"))).unwrap();
     for number in 0..=WAITERS {
         member.apply(&Command::Put(put("a", "1"))).unwrap();
-        let revision = Revision(i64::try_from(number).unwrap() + 2);
+        let revision = Revision(i64::try_from(number).unwrap() + 3);
         let effects = member.effects(&Command::Compact(Compact { revision, physical: true }));
         let waits = reply(&effects).is_none();
-        assert_eq!(waits, number > 0 && number <= WAITERS, "compaction {number}");
+        assert_eq!(waits, number < WAITERS, "compaction {number}");
     }
     member.apply(&Command::Put(put("a", "1"))).unwrap();
-    let last = Compact { revision: Revision(i64::try_from(WAITERS).unwrap() + 3), physical: true };
+    let last = Compact { revision: Revision(i64::try_from(WAITERS).unwrap() + 4), physical: true };
     assert!(matches!(reply(&member.effects(&Command::Compact(last))), Some(Ok(Reply::Compact { .. }))));
 }
 
@@ -346,19 +393,101 @@ fn apply_holds_back_when_too_much_is_not_persisted() {
 }
 
 #[test]
-fn one_flush_publishes_once_and_commits_once() {
+fn one_flush_publishes_then_answers_then_writes_behind() {
     let mut member = Member::new(10);
     let entry = |index, name| Entry {
         id: LogId { term: Term(1), index: LogIndex(index) },
         payload: Payload::Command {
-            request: RequestId { member: MemberId(2), boot: Boot(1), sequence: index },
+            request: RequestId { member: MemberId(1), boot: Boot(1), sequence: index },
             command: encode_command(&Command::Put(put(name, "1"))),
         },
     };
-    let effects = member.step(MachineInput::Apply([entry(1, "a"), entry(2, "b"), entry(3, "c")].into()));
-    let kinds: Vec<_> = effects.iter().map(|effect| format!("{effect:?}").split([' ', '(']).next().unwrap().to_owned()).collect();
-    assert_eq!(kinds, ["Publish", "Commit", "Applied"]);
+    let mut out = vec![];
+    member.machine.step(MachineInput::Apply([entry(1, "a"), entry(2, "b")].into()), &mut out);
+    assert!(out.is_empty(), "nobody is told before it can be seen: {out:?}");
+    member.machine.step(MachineInput::Apply([entry(3, "c")].into()), &mut out);
+    member.machine.flush(&mut out);
+    let trace: Vec<String> = out.iter().map(ToString::to_string).collect();
+    insta::assert_snapshot!(trace.join("\n"), @r"
+    publish revision 4 at 1/3
+    reply 1:1:1 put@2
+    reply 1:1:2 put@3
+    reply 1:1:3 put@4
+    persist batch 1 of 6 rows to 1/3
+    applied 3
+    ");
     assert!(member.step(MachineInput::Slice).is_empty());
+}
+
+/// Many keys, put by a few txns.
+fn member_with_keys(count: usize) -> Member {
+    let mut member = Member::new(10);
+    let keys: Vec<usize> = (0..count).collect();
+    for part in keys.chunks(10_000) {
+        let puts = part.iter().map(|n| Op::Put(put(&format!("k{n:07}"), ""))).collect();
+        member.apply(&Command::Txn(then(puts))).unwrap();
+    }
+    member
+}
+
+fn all() -> KeyRange {
+    KeyRange { key: "\0".into(), end: "\0".into() }
+}
+
+#[test]
+fn what_a_command_visits_is_known_from_the_index() {
+    let mut member = member_with_keys(300);
+    member
+        .apply(&Command::DeleteRange(DeleteRange { range: KeyRange { key: "k0000100".into(), end: "\0".into() }, prev_kv: false }))
+        .unwrap();
+    let view = member.machine.view();
+    let some = |end: &'static str| KeyRange { key: "k".into(), end: Bytes::from_static(end.as_bytes()) };
+    let read = |range: Range| view.cost(&Command::Txn(then(vec![Op::Range(range)])));
+    let compare = |range| Compare { range, result: CompareResult::Equal, target: CompareTarget::Version(1) };
+    assert_eq!(view.cost(&Command::Put(put("a", "1"))), 0);
+    assert_eq!(view.cost(&Command::DeleteRange(delete("a"))), 1);
+    assert_eq!(view.cost(&Command::DeleteRange(DeleteRange { range: all(), prev_kv: true })), 100);
+    assert_eq!(read(Range { range: all(), ..Range::default() }), 100);
+    assert_eq!(read(Range { range: all(), limit: 7, ..Range::default() }), 8);
+    assert_eq!(read(Range { range: all(), limit: 7, min_mod_revision: Revision(2), ..Range::default() }), 100);
+    assert_eq!(read(Range { range: all(), count_only: true, ..Range::default() }), 1);
+    assert_eq!(read(Range { range: some("k0000030"), ..Range::default() }), 30);
+    assert_eq!(read(Range { range: all(), revision: Revision(2), count_only: true, ..Range::default() }), 300, "those deleted since too");
+    let inner = Txn {
+        compare: vec![compare(all())],
+        success: vec![Op::Range(Range { range: some("k0000010"), ..Range::default() })],
+        failure: vec![],
+    };
+    let delete_some = |end| Op::DeleteRange(DeleteRange { range: some(end), prev_kv: false });
+    let txn = Txn {
+        compare: vec![compare(key("a")), compare(all())],
+        success: vec![delete_some("k0000020"), delete_some("k0000005")],
+        failure: vec![Op::Txn(inner)],
+    };
+    assert_eq!(view.cost(&Command::Txn(txn)), 1 + 100 + 110, "the compares, and the branch that visits more");
+}
+
+#[test]
+fn a_txn_that_goes_over_the_keys_again_and_again_is_refused_before_and_at_apply() {
+    let mut member = member_with_keys(100_000);
+    let over_all = || Op::Range(Range { range: all(), keys_only: true, sort_target: SortTarget::Mod, ..Range::default() });
+    let txn = |times: usize| Command::Txn(then((0..times).map(|_| over_all()).collect()));
+    let most = 1 + usize::try_from(COMMAND_KEYS_MAX).unwrap() / 100_000;
+    let view = member.machine.view();
+    assert_eq!(view.check_cost(&txn(most)), Ok(()));
+    assert_eq!(view.check_cost(&txn(most + 1)), Err(Refusal::TooManyKeys));
+    assert_eq!(member.apply(&txn(most + 1)), Err(Refusal::TooManyKeys));
+    let mut other = member_with_keys(100_000);
+    let (command, writes) = (txn(most + 1), Op::Put(put("w", "1")));
+    let Command::Txn(Txn { mut success, .. }) = command else { panic!() };
+    success.push(writes);
+    let command = Command::Txn(then(success));
+    assert_eq!(member.apply(&command), Err(Refusal::TooManyKeys));
+    other.apply(&txn(most + 1)).unwrap_err();
+    other.apply_from(RequestId { member: MemberId(2), boot: Boot(1), sequence: 9 }, &command);
+    let digests = [&member, &other].map(|member| member.machine.view().digest());
+    assert_eq!(digests[0], digests[1], "a member that does not answer refuses alike");
+    assert!(view.check_cost(&Command::DeleteRange(DeleteRange { range: all(), prev_kv: false })).is_ok());
 }
 
 #[test]
@@ -474,6 +603,43 @@ fn members_hash_alike_wherever_their_background_work_stands() {
     assert_ne!(lazy.machine.view().hash_kv(Revision(0)), other.machine.view().hash_kv(Revision(0)));
     assert_ne!(lazy.machine.view().digest(), other.machine.view().digest());
     assert_eq!(lazy.machine.view().hash_kv(Revision(29)), Err(Refusal::Compacted));
+}
+
+/// As etcd keeps them: ten.
+#[test]
+fn the_hashes_at_the_last_compactions_stay_what_they_were() {
+    let mut member = Member::new(2);
+    let mut before = vec![];
+    for compaction in 0..11 {
+        for n in 0..5 {
+            member.apply(&Command::Put(put(&format!("k{}", n % 3), &format!("{compaction}.{n}")))).unwrap();
+        }
+        member.apply(&Command::DeleteRange(delete("k1"))).unwrap();
+        let revision = Revision(member.machine.view().revision().0 - 2);
+        before.push(member.machine.view().hash_kv(revision).unwrap());
+        let compact = Command::Compact(Compact { revision, physical: true });
+        assert_eq!(reply(&member.effects(&compact)), None);
+        member.persist();
+        member.sweep();
+        member.persist();
+        let synced = member.persisted;
+        let effects = member.step(MachineInput::Synced(synced));
+        assert!(reply(&effects).is_some(), "compaction {compaction} is done, its hash with it");
+        let view = member.machine.view();
+        let from = before.len().saturating_sub(10);
+        for hash in &before[from..] {
+            assert_eq!(view.hash_kv(hash.hash_revision).as_ref(), Ok(hash));
+        }
+        assert_eq!(
+            before.last().map(|hash| hash.compact_revision),
+            before.iter().rev().nth(1).map_or(Some(Revision(-1)), |h| Some(h.hash_revision))
+        );
+    }
+    let view = member.machine.view();
+    assert_eq!(view.hash_kv(before[0].hash_revision), Err(Refusal::Compacted), "an eleventh is forgotten");
+    let newest = before[10].hash_revision;
+    let reopened = Machine::open(settings(limits(10)), member.store.clone()).unwrap();
+    assert_eq!(reopened.view().hash_kv(newest).map(|hash| hash.compact_revision), Ok(newest), "they are kept in memory alone");
 }
 
 #[test]

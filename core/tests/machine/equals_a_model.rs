@@ -12,7 +12,7 @@ use quorate_core::effect::{MachineEffect, MachineInput};
 use quorate_core::machine::{Machine, MachineLimits, MachineSettings, encode_command, validate};
 use quorate_core::mvcc::{Event, EventKind, KeyValue, View};
 use quorate_core::storage::{Table, WriteBatch};
-use quorate_core::types::{Boot, CommitNumber, LeaseId, LogId, LogIndex, MemberId, RequestId, Revision, Term};
+use quorate_core::types::{BatchNumber, Boot, LeaseId, LogId, LogIndex, MemberId, RequestId, Revision, Term};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::collections::VecDeque;
@@ -190,8 +190,8 @@ struct World {
     view: Arc<View<MemoryStore>>,
     store: MemoryStore,
     log: Vec<Entry>,
-    commits: VecDeque<(CommitNumber, WriteBatch)>,
-    persisted: CommitNumber,
+    commits: VecDeque<(BatchNumber, WriteBatch)>,
+    persisted: BatchNumber,
     expected: VecDeque<(u64, Result<Reply, Refusal>)>,
     /// Physical compactions, answered when the space is given back.
     owed: Vec<(u64, Reply)>,
@@ -232,7 +232,7 @@ impl World {
             store,
             log: vec![],
             commits: VecDeque::new(),
-            persisted: CommitNumber(0),
+            persisted: BatchNumber(0),
             expected: VecDeque::new(),
             owed: vec![],
             boot: 1,
@@ -315,7 +315,7 @@ impl World {
                     assert_eq!((sequence, expected), (request.sequence, answer));
                 }
                 MachineEffect::Publish(view) => self.view = view,
-                MachineEffect::Commit { number, batch, applied } => {
+                MachineEffect::Persist { number, batch, applied } => {
                     assert_eq!(applied, self.machine.applied());
                     self.reached.settled += batch.rows.iter().filter(|row| format!("{row:?}").contains("Settled")).count();
                     self.commits.push_back((number, batch));
@@ -452,8 +452,9 @@ impl World {
         self.commits.clear();
         self.owed.clear();
         self.boot += 1;
-        self.persisted = CommitNumber(0);
+        self.persisted = BatchNumber(0);
         let digest = self.view.digest();
+        self.machine.check();
         self.machine = open(self.boot, &mut self.workload.chance, &self.store);
         let replay = self.log[self.machine.applied().index.0 as usize..].to_vec();
         self.reached.replayed += replay.len();
@@ -494,6 +495,7 @@ impl World {
             }
         }
         assert!(!self.machine.has_background_work());
+        self.machine.check();
         self.sync();
         let live = self.model.live_count();
         let last = self.model.events_from(now.revision).len();

@@ -1,5 +1,6 @@
 //! The machine from outside: one claim per test, and a million random operations against a slow model.
 
+mod a_broken_store;
 mod claims;
 mod equals_a_model;
 mod model;

@@ -130,6 +130,7 @@ impl Front for MemberHandle {
 
     async fn propose(&self, command: Command, context: Context) -> Result<Reply, Refusal> {
         let member = &self.shared.member;
+        self.current().check_cost(&command)?;
         let prepared = prepare(member.member, &command, context.request_bytes, member.max_request_bytes)?;
         drop(command);
         // Held until the answer is here, or nobody waits for it any more.

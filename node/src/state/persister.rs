@@ -8,7 +8,7 @@ use bytes::Bytes;
 use fjall::{Keyspace, OwnedWriteBatch, PersistMode};
 use quorate_core::{
     storage::{RowOp, Table, WriteBatch, parse_recent_key, recent_key},
-    types::{CommitNumber, RevisionId, WriteNumber},
+    types::{BatchNumber, RevisionId, WriteNumber},
 };
 use std::{
     collections::{BTreeMap, HashMap},
@@ -24,15 +24,15 @@ const MERGE_BYTES: usize = 4 << 20;
 #[derive(Clone, Debug)]
 pub enum StateEvent {
     /// Batches through this one are stored, not yet synced; the reader sees them.
-    Persisted(CommitNumber, FjallReader),
+    Persisted(BatchNumber, FjallReader),
     /// Batches through this one are on stable storage.
-    Synced(CommitNumber),
+    Synced(BatchNumber),
     /// The store cannot be written. Nothing more happens.
     Failed(String),
 }
 
 enum Job {
-    Commit { number: CommitNumber, batch: WriteBatch },
+    Commit { number: BatchNumber, batch: WriteBatch },
     Sync,
     Retire { below: RevisionId },
 }
@@ -65,7 +65,7 @@ impl Persister {
     ///
     /// # Panics
     /// If `after` is not durable: that would be a bug that could lose acknowledged writes.
-    pub fn commit(&self, number: CommitNumber, batch: WriteBatch, after: WriteNumber, durable: WriteNumber) {
+    pub fn commit(&self, number: BatchNumber, batch: WriteBatch, after: WriteNumber, durable: WriteNumber) {
         assert!(after <= durable, "batch {number} needs write {after} of the log, but only {durable} is durable");
         self.usage.queued.fetch_add(batch.bytes as u64, Ordering::Relaxed);
         self.send(Job::Commit { number, batch });
@@ -136,14 +136,14 @@ fn run(store: StateStore, queue: &mpsc::Receiver<Job>, mut report: impl FnMut(St
 }
 
 enum Done {
-    Persisted(CommitNumber),
-    Synced(CommitNumber),
+    Persisted(BatchNumber),
+    Synced(BatchNumber),
     Nothing,
 }
 
 struct Writer {
     store: StateStore,
-    written: CommitNumber,
+    written: BatchNumber,
     parts: Parts,
 }
 
@@ -205,10 +205,10 @@ impl Writer {
             }
         }
         store.usage.recent.store(parts.bytes(), Ordering::Relaxed);
-        Ok(Self { store, written: CommitNumber::default(), parts })
+        Ok(Self { store, written: BatchNumber::default(), parts })
     }
 
-    fn write(&mut self, number: CommitNumber, rows: WriteBatch) -> Result<CommitNumber, StateError> {
+    fn write(&mut self, number: BatchNumber, rows: WriteBatch) -> Result<BatchNumber, StateError> {
         let queued = rows.bytes as u64;
         let mut batch = self.store.database.batch();
         // Within one atomic write a key must occur once: the last change of it counts.
@@ -297,7 +297,7 @@ impl Writer {
         self.store.tables = Arc::new(tables);
     }
 
-    fn sync(&mut self) -> Result<CommitNumber, StateError> {
+    fn sync(&mut self) -> Result<BatchNumber, StateError> {
         self.store.database.persist(PersistMode::SyncAll)?;
         Ok(self.written)
     }

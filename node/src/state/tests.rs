@@ -2,7 +2,7 @@ use super::*;
 use bytes::Bytes;
 use quorate_core::{
     storage::{Direction, RowOp, StateReader, Table, WriteBatch, recent_key},
-    types::{CommitNumber, Revision, WriteNumber},
+    types::{BatchNumber, Revision, WriteNumber},
 };
 use rand_core::{RngCore, SeedableRng};
 use std::{ops::ControlFlow, sync::mpsc};
@@ -10,7 +10,7 @@ use std::{ops::ControlFlow, sync::mpsc};
 struct Host {
     persister: Persister,
     events: mpsc::Receiver<StateEvent>,
-    number: CommitNumber,
+    number: BatchNumber,
 }
 
 /// A row to write, or with no value to delete.
@@ -21,7 +21,7 @@ impl Host {
         let store = StateStore::open(path).unwrap();
         let (sender, events) = mpsc::channel();
         let persister = Persister::start(store, move |event| drop(sender.send(event))).unwrap();
-        Self { persister, events, number: CommitNumber::default() }
+        Self { persister, events, number: BatchNumber::default() }
     }
 
     fn commit(&mut self, rows: &[Row<'_>]) -> FjallReader {
@@ -44,7 +44,7 @@ impl Host {
         }
     }
 
-    fn sync(&self) -> CommitNumber {
+    fn sync(&self) -> BatchNumber {
         self.persister.sync();
         loop {
             match self.events.recv().unwrap() {
@@ -80,7 +80,7 @@ fn what_is_synced_is_there_after_reopening() {
         (Table::Recent, &recent_key(id(2)), Some(b"row")),
         (Table::Settled, b"k", Some(b"v")),
     ]);
-    assert_eq!(host.sync(), CommitNumber(1));
+    assert_eq!(host.sync(), BatchNumber(1));
     host.persister.close();
     let reader = StateStore::open(directory.path()).unwrap().reader();
     assert_eq!(reader.get(Table::Meta, b"applied").unwrap().unwrap(), "1");
@@ -311,7 +311,7 @@ fn a_store_that_cannot_be_mended_is_moved_aside() {
 fn a_batch_ahead_of_the_log_is_a_bug() {
     let directory = tempfile::tempdir().unwrap();
     let host = Host::open(directory.path());
-    host.persister.commit(CommitNumber(1), WriteBatch { rows: Vec::<RowOp>::new(), bytes: 0 }, WriteNumber(2), WriteNumber(1));
+    host.persister.commit(BatchNumber(1), WriteBatch { rows: Vec::<RowOp>::new(), bytes: 0 }, WriteNumber(2), WriteNumber(1));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use quorate_core::{
     machine::{Machine, MachineLimits, MachineSettings, encode_command},
     mvcc::View,
     storage::{Direction, ReadFailed, RowOp, StateReader, Table, recent_key},
-    types::{Boot, ClusterId, CommitNumber, LogId, LogIndex, MemberId, Now, RequestId, Revision, StreamId, Term},
+    types::{BatchNumber, Boot, ClusterId, LogId, LogIndex, MemberId, Now, RequestId, Revision, StreamId, Term},
     watch::{Hub, HubInput, HubLimits},
 };
 use quorate_web::front::{
@@ -67,7 +67,7 @@ struct Inner {
     /// Bytes of watch responses reported as taken.
     drained: usize,
     /// The newest batch in `rows`.
-    persisted: Option<CommitNumber>,
+    persisted: Option<BatchNumber>,
     applied: u64,
     leader: Option<MemberId>,
     is_learner: bool,
@@ -155,7 +155,7 @@ impl Inner {
             match effect {
                 MachineEffect::Reply(_, result) => answer = Some(result),
                 MachineEffect::Publish(view) => self.step_hub(HubInput::Published(view)),
-                MachineEffect::Commit { number, batch, .. } => {
+                MachineEffect::Persist { number, batch, .. } => {
                     for row in batch.rows {
                         match row {
                             RowOp::Put { table, key, value } => drop(self.rows.insert((table, key), value)),

@@ -1,0 +1,145 @@
+//! A state store that stops answering: the member ends, and nothing of what it was doing is seen or kept.
+
+use crate::store::MemoryStore;
+use bytes::Bytes;
+use quorate_core::command::{Command, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, Op, Put, Range, Refusal, Txn};
+use quorate_core::consensus::{Entry, Payload};
+use quorate_core::effect::{MachineEffect, MachineInput};
+use quorate_core::machine::{Machine, MachineLimits, MachineSettings, encode_command};
+use quorate_core::storage::{Direction, ReadFailed, StateReader, Table};
+use quorate_core::types::{BatchNumber, Boot, LogId, LogIndex, MemberId, RequestId, Revision, Term};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Reads fail while it is broken.
+#[derive(Clone, Debug, Default)]
+struct BrittleStore {
+    store: MemoryStore,
+    broken: Arc<AtomicBool>,
+}
+
+impl BrittleStore {
+    fn check(&self) -> Result<(), ReadFailed> {
+        if self.broken.load(Ordering::Relaxed) { Err(ReadFailed("a bad sector".into())) } else { Ok(()) }
+    }
+}
+
+impl StateReader for BrittleStore {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, ReadFailed> {
+        self.check()?;
+        self.store.get(table, key)
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        start: &[u8],
+        end: &[u8],
+        direction: Direction,
+        visit: &mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>,
+    ) -> Result<(), ReadFailed> {
+        self.check()?;
+        self.store.scan(table, start, end, direction, visit)
+    }
+}
+
+struct Member {
+    machine: Machine<BrittleStore>,
+    disk: BrittleStore,
+}
+
+impl Member {
+    /// With `a` in the state store and not in memory.
+    fn new() -> Self {
+        let disk = BrittleStore::default();
+        let limits = MachineLimits { recent_bytes: 0, ..MachineLimits::default() };
+        let settings = MachineSettings { member: MemberId(1), boot: Boot(1), limits };
+        let machine = Machine::open(settings, disk.clone()).unwrap();
+        let mut member = Self { machine, disk };
+        let mut persisted = BatchNumber(0);
+        for effect in member.apply(&[Command::Put(put("a", "1"))]) {
+            if let MachineEffect::Persist { number, batch, .. } = effect {
+                member.disk.store.write(&batch);
+                persisted = number;
+            }
+        }
+        let mut out = vec![];
+        member.machine.step(MachineInput::Persisted(persisted, member.disk.clone()), &mut out);
+        member.machine.flush(&mut out);
+        member
+    }
+
+    /// One step with them all, and its flush.
+    fn apply(&mut self, commands: &[Command]) -> Vec<MachineEffect<BrittleStore>> {
+        let applied = self.machine.applied().index;
+        let entry = |(command, index): (&Command, u64)| {
+            let request = RequestId { member: MemberId(1), boot: Boot(1), sequence: index };
+            let payload = Payload::Command { request, command: encode_command(command) };
+            Entry { id: LogId { term: Term(1), index: LogIndex(index) }, payload }
+        };
+        let entries: Vec<Entry> = commands.iter().zip(applied.0 + 1..).map(entry).collect();
+        let mut out = vec![];
+        self.machine.step(MachineInput::Apply(entries.into()), &mut out);
+        self.machine.flush(&mut out);
+        out
+    }
+}
+
+fn put(key: &'static str, value: &'static str) -> Put {
+    Put { key: key.into(), value: value.into(), ..Put::default() }
+}
+
+fn key(key: &'static str) -> KeyRange {
+    KeyRange { key: key.into(), end: Bytes::new() }
+}
+
+/// Each has to read the value of `a`, after it has changed `b` where it can.
+fn commands_that_read() -> Vec<Command> {
+    let b = || Op::Put(put("b", "1"));
+    let get = Op::Range(Range { range: key("a"), ..Range::default() });
+    let delete = DeleteRange { range: key("a"), prev_kv: true };
+    let value = Compare { range: key("a"), result: CompareResult::Equal, target: CompareTarget::Value("1".into()) };
+    let nested = Op::Txn(Txn { success: vec![get.clone()], ..Txn::default() });
+    let then = |success| Command::Txn(Txn { success, ..Txn::default() });
+    vec![
+        then(vec![b(), get]),
+        then(vec![b(), nested]),
+        then(vec![b(), Op::DeleteRange(delete.clone())]),
+        then(vec![b(), Op::Put(Put { ignore_value: true, ..put("a", "") })]),
+        Command::Txn(Txn { compare: vec![value], success: vec![b()], ..Txn::default() }),
+        Command::Put(Put { prev_kv: true, ..put("a", "2") }),
+        Command::DeleteRange(delete),
+    ]
+}
+
+#[test]
+fn a_failed_read_while_applying_stops_the_member_and_nothing_of_it_is_seen_or_kept() {
+    for command in commands_that_read() {
+        let mut member = Member::new();
+        let view = member.machine.view();
+        member.disk.broken.store(true, Ordering::Relaxed);
+        let effects = member.apply(&[Command::Put(put("c", "1")), command.clone(), Command::Put(put("d", "1"))]);
+        let [MachineEffect::Fatal(reason)] = effects.as_slice() else { panic!("{command:?}: {effects:?}") };
+        assert_eq!(reason, "entry 1/3: state store: a bad sector");
+        assert!(Arc::ptr_eq(&view, &member.machine.view()), "{command:?}: the state before is what is seen");
+        member.disk.broken.store(false, Ordering::Relaxed);
+        assert!(member.apply(&[Command::Put(put("e", "1"))]).is_empty(), "{command:?}: it does not go on");
+    }
+}
+
+/// The client may ask another member; this one finds out when it applies.
+#[test]
+fn a_failed_read_for_a_client_is_a_refusal_to_that_client_alone() {
+    let member = Member::new();
+    let view = member.machine.view();
+    member.disk.broken.store(true, Ordering::Relaxed);
+    let get = Range { range: key("a"), ..Range::default() };
+    assert_eq!(view.range(&get), Err(Refusal::StorageFailed));
+    assert_eq!(view.at(b"a", Revision(2)), Err(Refusal::StorageFailed));
+    assert_eq!(view.events(Revision(1), 10, 1_000), Err(Refusal::StorageFailed));
+    assert_eq!(view.hash_kv(Revision(0)), Err(Refusal::StorageFailed));
+    assert_eq!(view.read_txn(&Txn { success: vec![Op::Range(get.clone())], ..Txn::default() }), Err(Refusal::StorageFailed));
+    member.disk.broken.store(false, Ordering::Relaxed);
+    assert_eq!(view.range(&get).map(|reply| reply.count), Ok(1));
+}
