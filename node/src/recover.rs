@@ -160,7 +160,11 @@ pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin) -> Resu
 fn state_lost(directory: &DataDir, why: &str, base: LogIndex) -> String {
     let state = directory.state();
     let from = if base == LogIndex(0) {
-        format!("the write-ahead log in {} holds every entry since the first: move {} aside and start again", directory.wal().display(), state.display())
+        format!(
+            "the write-ahead log in {} holds every entry since the first: move {} aside and start again",
+            directory.wal().display(),
+            state.display()
+        )
     } else {
         format!(
             "the write-ahead log in {} begins behind {base}, so it cannot be made again from there. Put the state back, or remove this member from the cluster and add a new one with an empty data directory",

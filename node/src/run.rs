@@ -219,7 +219,12 @@ fn surface(config: &Config, kept_log: Gauge<u64, AtomicU64>) -> Surface {
         ..Options::default()
     };
     let mut metrics = Registry::default();
-    metrics.register_with_unit("quorate_wal_kept", "Bytes of the write-ahead log's segments on disk, spares included", Unit::Bytes, kept_log);
+    metrics.register_with_unit(
+        "quorate_wal_kept",
+        "Bytes of the write-ahead log's segments on disk, spares included",
+        Unit::Bytes,
+        kept_log,
+    );
     Surface::new(options, metrics)
 }
 

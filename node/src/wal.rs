@@ -161,7 +161,8 @@ impl Listing {
         if self.segments.is_empty() {
             return Ok(None);
         }
-        let aside = (1..).map(|number| directory.join(format!("{ASIDE}{number}"))).find(|aside| !aside.exists()).expect("numbers do not end");
+        let aside =
+            (1..).map(|number| directory.join(format!("{ASIDE}{number}"))).find(|aside| !aside.exists()).expect("numbers do not end");
         std::fs::create_dir(&aside).map_err(failed("create directory", &aside))?;
         for (segment, path) in &self.segments {
             std::fs::rename(path, aside.join(segment_file_name(*segment))).map_err(failed("move aside", path))?;

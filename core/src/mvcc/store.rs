@@ -73,7 +73,10 @@ impl<R: StateReader> Store<R> {
                 return ControlFlow::Break(());
             };
             if row.parts().modified > swept.main {
-                failed = Some(ReadFailed(format!("a settled row is of revision {}, but only those through {swept} were settled", row.parts().modified)));
+                failed = Some(ReadFailed(format!(
+                    "a settled row is of revision {}, but only those through {swept} were settled",
+                    row.parts().modified
+                )));
                 return ControlFlow::Break(());
             }
             builder.push(key, version_of(&row, 0));

@@ -185,7 +185,7 @@ fn state_that_is_gone_while_the_log_was_released_is_refused_with_both_directorie
 
 /// A member with one voter and no clients: commands go to log, machine and state store, as far as each is asked for.
 struct Loner {
-    directory: DataDir,
+    _directory: DataDir,
     machine: Machine<FjallReader>,
     planner: Planner,
     wal: Wal,
@@ -207,7 +207,7 @@ impl Loner {
         let (wal, threads) = Wal::start(directory.wal(), Tell(sender)).unwrap();
         let (sender, events) = mpsc::channel();
         let persister = Persister::start(recovery.store, move |event| drop(sender.send(event))).unwrap();
-        Self { directory, machine: recovery.machine, planner, wal, threads, durable, persister, events }
+        Self { _directory: directory, machine: recovery.machine, planner, wal, threads, durable, persister, events }
     }
 
     /// Applies commands once they are in the log, and writes behind; everything that is asked for is done when this returns.
@@ -275,8 +275,11 @@ fn put(key: usize) -> Command {
 
 /// The newest journal of the state store, and where its batches end.
 fn journal(directory: &DataDir) -> (PathBuf, usize) {
-    let mut journals: Vec<PathBuf> =
-        fs::read_dir(directory.state()).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "jnl")).collect();
+    let mut journals: Vec<PathBuf> = fs::read_dir(directory.state())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "jnl"))
+        .collect();
     journals.sort();
     let path = journals.pop().unwrap();
     let end = fs::read(&path).unwrap().iter().rposition(|byte| *byte != 0).unwrap() + 1;
@@ -292,14 +295,14 @@ fn flip(path: &Path, at: usize) {
 /// 1,800 keys whose rows were moved to the settled generation and retired; the log that had them is released.
 fn moved(root: &Path) -> u32 {
     let mut loner = Loner::found(root, SMALL);
-    for key in 0..1_800 {
-        loner.run(&[put(key)]);
+    for first in (0..1_800).step_by(50) {
+        loner.run(&(first..first + 50).map(put).collect::<Vec<_>>());
     }
     let revision = loner.machine.view().revision();
     loner.run(&[Command::Compact(quorate_core::command::Compact { revision, physical: false })]);
     let through = loner.machine.applied().index;
     loner.planner.release(through);
-    for _ in 0..60 {
+    for _ in 0..20 {
         loner.run(&[put(0)]);
     }
     let hash = loner.machine.view().hash_kv(revision.next()).unwrap().hash;

@@ -47,7 +47,12 @@ impl Torn {
         let file = fs::OpenOptions::new().write(true).open(&self.path)?;
         file.set_len(self.at)?;
         file.sync_all()?;
-        Ok(format!("journal {} was cut at byte {} of {}: a write that was never synced was torn", self.path.display(), self.at, self.length))
+        Ok(format!(
+            "journal {} was cut at byte {} of {}: a write that was never synced was torn",
+            self.path.display(),
+            self.at,
+            self.length
+        ))
     }
 }
 
@@ -91,6 +96,11 @@ pub(super) fn inspect(store: &Path, mark: &Mark) -> io::Result<Verdict> {
         if id != newest {
             return Ok(Verdict::Damaged(format!("{} was synced when the next one was begun, but is damaged at byte {at}", path.display())));
         }
+        if previous.is_none() {
+            // Earlier journals are gone, so their batches are in tables: whatever came before the torn one.
+            let torn = Batches::open(path, at)?.start()?;
+            seqno = seqno.max(torn.map_or(0, |(number, _)| number.saturating_sub(1)));
+        }
         return Ok(Verdict::Torn(Torn { path: path.clone(), at, length, seqno }));
     }
     Ok(Verdict::Whole)
@@ -101,10 +111,8 @@ pub(super) fn inspect(store: &Path, mark: &Mark) -> io::Result<Verdict> {
 /// # Errors
 /// A journal cannot be read.
 pub(super) fn end(store: &Path, from: (u64, u64)) -> io::Result<(u64, u64)> {
-    let mut newest = from.0;
-    while path_of(store, newest + 1).exists() {
-        newest += 1;
-    }
+    // Older ones may be gone already: all that was in them is in tables.
+    let newest = list(store)?.last().map_or(from.0, |(newest, _)| *newest);
     let begin = if newest == from.0 { from.1 } else { 0 };
     let mut batches = Batches::open(&path_of(store, newest), begin)?;
     while batches.next(false)?.is_some() {
@@ -113,7 +121,7 @@ pub(super) fn end(store: &Path, from: (u64, u64)) -> io::Result<(u64, u64)> {
     Ok((newest, batches.at))
 }
 
-pub(super) fn path_of(store: &Path, journal: u64) -> PathBuf {
+fn path_of(store: &Path, journal: u64) -> PathBuf {
     store.join(format!("{journal}.jnl"))
 }
 
@@ -141,6 +149,10 @@ fn only_zeros(path: &Path, from: u64) -> io::Result<bool> {
             _ => {}
         }
     }
+}
+
+fn word(bytes: &[u8]) -> u32 {
+    u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
 
 /// Walks a journal.
@@ -173,15 +185,20 @@ impl Batches {
         }
     }
 
-    fn read_batch(&mut self, verify: bool) -> io::Result<Option<u64>> {
-        let start: [u8; 13] = self.array()?;
-        if start[0] != START {
-            return Ok(None);
+    /// A batch's number and how many items it has.
+    fn start(&mut self) -> io::Result<Option<(u64, u32)>> {
+        let mut start = [0; 13];
+        match self.file.read_exact(&mut start) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            read => read?,
         }
-        let word = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-        let count = word(&start[1..5]);
         let mut number = [0; 8];
         number.copy_from_slice(&start[5..]);
+        Ok((start[0] == START).then(|| (u64::from_le_bytes(number), word(&start[1..5]))))
+    }
+
+    fn read_batch(&mut self, verify: bool) -> io::Result<Option<u64>> {
+        let Some((number, count)) = self.start()? else { return Ok(None) };
         let mut hash = verify.then(Xxh3::new);
         for _ in 0..count {
             let [tag] = self.array()?;
@@ -207,7 +224,7 @@ impl Batches {
         }
         let end: [u8; 13] = self.array()?;
         let sound = hash.is_none_or(|hash| end[1..9] == hash.digest().to_le_bytes());
-        Ok((end[0] == END && sound && end[9..] == *TRAILER).then_some(u64::from_le_bytes(number)))
+        Ok((end[0] == END && sound && end[9..] == *TRAILER).then_some(number))
     }
 
     fn array<const N: usize>(&mut self) -> io::Result<[u8; N]> {

@@ -95,7 +95,7 @@ mod tests {
         let mut bytes = Vec::new();
         codec::encode(VERSION, &MARK, &mut bytes);
         let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(text, "");
+        assert_eq!(text, "09000000a6e888f8010103f0a204840700");
     }
 
     #[test]

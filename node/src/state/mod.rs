@@ -258,7 +258,7 @@ impl StateStore {
             return format!("{path}: {error}");
         }
         match crate::wal::free_bytes(&self.path) {
-            Ok(free) if free < MEMTABLE_BYTES => format!("{path}: {error}: No space left on device, only {free} bytes are free"),
+            Ok(free) if free < PART_BYTES => format!("{path}: {error}: No space left on device, only {free} bytes are free"),
             _ => format!("{path}: {error}; the log says why"),
         }
     }
