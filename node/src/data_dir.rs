@@ -9,8 +9,11 @@ use std::{
 };
 
 const LOCK: &str = "LOCK";
+const STATE: &str = "member/state";
+/// What a data directory should be: its owner's alone.
+const MODE: u32 = 0o700;
 
-/// A locked data directory. Dropping it gives the lock back.
+/// A locked data directory. Dropping it gives the lock back: not before the last file in it is closed.
 #[derive(Debug)]
 pub struct DataDir {
     root: PathBuf,
@@ -59,9 +62,11 @@ impl DataDir {
         make(root)?;
         refuse_etcd(root, wal)?;
         let lock = lock(root)?;
-        let wal = wal.map_or_else(|| root.join("wal"), Path::to_path_buf);
+        warn_of_others(root);
+        // As in etcd, so that what operators and their tools do with `member` goes on being right.
+        let wal = wal.map_or_else(|| root.join("member/wal"), Path::to_path_buf);
         make(&wal)?;
-        make(&root.join("state"))?;
+        make(&root.join(STATE))?;
         Ok(Self { root: root.to_path_buf(), wal, _lock: lock })
     }
 
@@ -77,7 +82,7 @@ impl DataDir {
 
     #[must_use]
     pub fn state(&self) -> PathBuf {
-        self.root.join("state")
+        self.root.join(STATE)
     }
 }
 
@@ -88,23 +93,43 @@ fn failed(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> DataDir
 fn make(path: &Path) -> Result<(), DataDirError> {
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => {
-            if found.permissions().mode() & 0o077 != 0 {
-                // Not ours to change: the operator may want it so. Only our own files are private.
-                tracing::debug!(path = %path.display(), "directory is accessible to others");
-            }
             fs::read_dir(path).map_err(failed(path, "read"))?;
             Ok(())
         }
         Ok(_) => Err(DataDirError::NotADirectory(path.to_path_buf())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed(path, "create"))?;
-            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            for made in missing(path) {
+                match fs::DirBuilder::new().mode(MODE).create(made) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(made, "create")(error)),
+                    _ => {}
+                }
+                // Its name stands in its parent.
+                let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
                 fs::File::open(parent).and_then(|directory| directory.sync_all()).map_err(failed(parent, "sync"))?;
             }
             Ok(())
         }
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => Err(DataDirError::NotADirectory(path.to_path_buf())),
         Err(error) => Err(failed(path, "read")(error)),
+    }
+}
+
+/// The directories on the way to `path` that have to be made, outermost first.
+fn missing(path: &Path) -> Vec<&Path> {
+    let mut missing: Vec<&Path> =
+        path.ancestors().filter(|part| !part.as_os_str().is_empty()).take_while(|part| fs::symlink_metadata(part).is_err()).collect();
+    missing.reverse();
+    missing
+}
+
+/// Not ours to change: the operator may want it so. Files in it are private whatever it is.
+fn warn_of_others(root: &Path) {
+    let Ok(mode) = fs::metadata(root).map(|found| found.permissions().mode() & 0o777) else { return };
+    if mode & 0o077 != 0 {
+        tracing::warn!(
+            target: "quorate", data_dir = %root.display(), mode = format!("{mode:o}"), recommended = format!("{MODE:o}"),
+            "others than its owner may read or change the data directory"
+        );
     }
 }
 
@@ -159,6 +184,26 @@ mod tests {
         let opened = DataDir::open(&root, None).unwrap();
         assert_eq!(fs::metadata(&root).unwrap().permissions().mode() & 0o777, 0o700);
         assert!(opened.wal().is_dir() && opened.state().is_dir());
+    }
+
+    /// Each is made, and its name made durable, on its own.
+    #[test]
+    fn every_ancestor_that_is_missing_is_known_outermost_first() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("a/b/c");
+        let names = [temporary.path().join("a"), temporary.path().join("a/b"), path.clone()];
+        assert_eq!(missing(&path), names);
+        fs::create_dir(&names[0]).unwrap();
+        assert_eq!(missing(&path), names[1..]);
+        assert_eq!(missing(Path::new("no/such")), [Path::new("no"), Path::new("no/such")]);
+    }
+
+    #[test]
+    fn the_layout_is_that_of_etcd() {
+        let temporary = tempfile::tempdir().unwrap();
+        let opened = DataDir::open(temporary.path(), None).unwrap();
+        assert_eq!(opened.wal(), temporary.path().join("member/wal"));
+        assert_eq!(opened.state(), temporary.path().join("member/state"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::{
     data_dir::DataDir,
     identity::Founding,
-    state::{FjallReader, StateStore},
+    state::{FjallReader, StateError, StateStore},
     wal,
 };
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use quorate_core::{
     command::Command,
     consensus::{Configuration, Entry, Payload},
     machine::{Machine, MachineLimits, MachineSettings, decode_command},
+    storage::{Direction, StateReader, Table},
     types::{Boot, LogIndex, MemberId, SegmentId},
     wal::{Identity, Planner, Recovered, WalDamage, WalSettings, bootstrap_entries},
 };
@@ -20,6 +21,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::Read,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::mpsc,
     thread,
@@ -55,66 +57,96 @@ pub struct Recovery {
     pub bootstrap: Configuration,
 }
 
-/// Opens state store and log.
+/// Opens state store and log. Everything is checked before anything is changed.
 ///
 /// # Errors
 /// Why this member must not start, naming the file and what to do.
 pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin) -> Result<Recovery, String> {
     let mut phases = Phases::default();
-    let segments = wal::open(directory.wal()).map_err(|error| error.to_string())?;
+    let found = wal::list(directory.wal()).map_err(|error| error.to_string())?;
+    let segments = &found.segments;
     // Before anything is written: the data of others stays as it is.
     let owner = segments.first().and_then(|(segment, path)| owner(*segment, path));
     if let Some(owner) = &owner {
         check_owner(directory, owner, founding, origin)?;
     }
-    let contents = read_ahead(&segments)?;
-    let store = StateStore::open(&directory.state()).map_err(|error| error.to_string())?;
-    if let Some(repaired) = &store.repaired {
-        tracing::warn!(target: "quorate", what = repaired, "the state store was mended");
-    }
+    let contents = read_ahead(segments)?;
+    let (stored, lost) = match StateStore::open(&directory.state()) {
+        Ok(store) => (Some(store), None),
+        Err(StateError::Lost(what)) => (None, Some(what)),
+        Err(error) => return Err(error.to_string()),
+    };
     let state_ms = phases.end();
+    let applied = stored.as_ref().map_or(Ok(LogIndex(0)), applied)?;
+    // A state is first written when the log's first write is durable.
+    let has_state = lost.is_some() || stored.as_ref().map_or(Ok(false), holds_anything)?;
     let (entries, bootstrap) = bootstrap_entries(&founding.members);
-    let applied = applied(&store)?;
-    let (log, founded) = match read_log(directory, &segments, &contents, applied)? {
-        Some(log) => {
+    let log = match read_log(segments, &contents, applied) {
+        Ok(Some(log)) => {
             if owner.is_none() {
                 check_owner(directory, &log.identity, founding, origin)?;
             }
-            (log, false)
+            Some(log)
         }
-        None if applied > LogIndex(0) => {
-            return Err(format!(
-                "{} has no write-ahead log, but {} has state: this member has lost what it promised to others. Put the log back (is --wal-dir right?), or remove this member from the cluster and add a new one with an empty data directory",
-                directory.wal().display(),
-                directory.state().display()
-            ));
-        }
-        None if origin == Origin::Joined => {
-            return Err(format!(
-                "{} is empty and --initial-cluster-state is \"existing\": to join a running cluster is a change of its members, which this release does not serve yet. Start all members of a new cluster with --initial-cluster-state=new, or put this member's data back",
-                directory.root().display()
-            ));
-        }
-        None => {
-            let identity = Identity { cluster: founding.cluster, member: founding.member };
-            (Planner::bootstrap(identity, entries, WalSettings::default(), seed()), true)
-        }
+        Ok(None) => None,
+        Err(LogError::Unreadable(error)) => return Err(error),
+        Err(LogError::Damaged(WalDamage::Empty)) if !has_state => None,
+        Err(LogError::Damaged(WalDamage::Empty)) => return Err(unusable(directory, segments)),
+        Err(LogError::Damaged(damage)) => return Err(format!("write-ahead log in {}: {damage}", directory.wal().display())),
     };
+    if log.is_none() && has_state {
+        return Err(format!(
+            "{} has no write-ahead log, but {} has state: this member has lost what it promised to others. Put the log back (is --wal-dir right?), or remove this member from the cluster and add a new one with an empty data directory",
+            directory.wal().display(),
+            directory.state().display()
+        ));
+    }
+    if log.is_none() && origin == Origin::Joined {
+        return Err(format!(
+            "{} is empty and --initial-cluster-state is \"existing\": to join a running cluster is a change of its members, which this release does not serve yet. Start all members of a new cluster with --initial-cluster-state=new, or put this member's data back",
+            directory.root().display()
+        ));
+    }
+    let founded = log.is_none();
+    let base = log.as_ref().map_or(LogIndex(0), |log| log.base.index);
+    if base > applied {
+        let why = lost.unwrap_or_else(|| format!("it has applied {applied}"));
+        return Err(state_lost(directory, &why, base));
+    }
+    if let Some(log) = log.as_ref().filter(|log| log.planner.end().index < applied) {
+        return Err(format!(
+            "the state store in {} has applied {applied}, but the write-ahead log in {} ends at {}: this member has lost what it promised to others. Put the log back, or remove this member from the cluster and add a new one with an empty data directory",
+            directory.state().display(),
+            directory.wal().display(),
+            log.planner.end().index
+        ));
+    }
+    found.remove_unfinished().map_err(|error| error.to_string())?;
+    if founded && let Some(aside) = found.move_aside(directory.wal()).map_err(|error| error.to_string())? {
+        tracing::warn!(
+            target: "quorate", moved_to = %aside.display(),
+            "an earlier start ended before anything was durable; its files were moved aside, this member starts again as new"
+        );
+    }
+    let log = log.unwrap_or_else(|| {
+        let identity = Identity { cluster: founding.cluster, member: founding.member };
+        Planner::bootstrap(identity, entries, WalSettings::default(), seed())
+    });
     if let Some(cut) = &log.cut {
         tracing::warn!(target: "quorate", what = cut, "cut a torn tail off the write-ahead log; nothing in it was promised to anyone");
     }
-    if log.base.index > applied {
-        return Err(format!(
-            "the state store in {} has applied {applied}, but the write-ahead log in {} begins behind {}: the state is lost. Put the state back, or remove this member from the cluster and add a new one with an empty data directory",
-            directory.state().display(),
-            directory.wal().display(),
-            log.base.index
-        ));
+    let store = match stored {
+        Some(store) => store,
+        // The log holds every entry since the first: applying them again is all that is lost.
+        None => StateStore::begin_anew(&directory.state(), &lost.unwrap_or_default()).map_err(|error| error.to_string())?,
+    };
+    if let Some(repaired) = &store.repaired {
+        tracing::warn!(target: "quorate", what = repaired, "the state store was mended");
     }
     let identity = log.identity.clone();
     let log_ms = phases.end();
     let settings = MachineSettings { member: identity.member, boot: log.boot, limits: MachineLimits::default() };
-    let machine = Machine::open(settings, store.reader()).map_err(|error| error.to_string())?;
+    let machine = Machine::open(settings, store.reader()).map_err(|error| state_lost(directory, &error.0, base))?;
     let index_ms = phases.end();
     tracing::info!(
         target: "quorate",
@@ -123,6 +155,32 @@ pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin) -> Resu
     );
     let announced = announced(&log.entries);
     Ok(Recovery { identity, boot: log.boot, founded, announced, log, store, machine, bootstrap })
+}
+
+fn state_lost(directory: &DataDir, why: &str, base: LogIndex) -> String {
+    let state = directory.state();
+    let from = if base == LogIndex(0) {
+        format!(
+            "the write-ahead log in {} holds every entry since the first: move {} aside and start again",
+            directory.wal().display(),
+            state.display()
+        )
+    } else {
+        format!(
+            "the write-ahead log in {} begins behind {base}, so it cannot be made again from there. Put the state back, or remove this member from the cluster and add a new one with an empty data directory",
+            directory.wal().display()
+        )
+    };
+    format!("this member's state in {} is lost: {why}; {from}", state.display())
+}
+
+fn unusable(directory: &DataDir, segments: &[(SegmentId, PathBuf)]) -> String {
+    let names: Vec<String> = segments.iter().map(|(_, path)| path.display().to_string()).collect();
+    format!(
+        "write-ahead log in {}: {} hold no complete first write, though they were written to: this member may have lost what it promised to others. Nothing was changed. Put the segments back as they were; or, if this member never ran, move them out of the directory and start it again; or remove it from the cluster and add a new one with an empty data directory",
+        directory.wal().display(),
+        names.join(", ")
+    )
 }
 
 /// The owner that the front of a log names, if it can be read: damage is judged when everything is.
@@ -196,6 +254,16 @@ fn applied(store: &StateStore) -> Result<LogIndex, String> {
     quorate_core::machine::stored_applied(&store.reader()).map(|id| id.index).map_err(|error| error.to_string())
 }
 
+fn holds_anything(store: &StateStore) -> Result<bool, String> {
+    let mut any = false;
+    let visit = &mut |_: &[u8], _: Bytes| {
+        any = true;
+        ControlFlow::Break(())
+    };
+    store.reader().scan(Table::Meta, &[], &[], Direction::Forward, visit).map_err(|error| error.to_string())?;
+    Ok(any)
+}
+
 fn seed() -> [u8; 32] {
     let mut seed = [0; 32];
     ChaCha20Rng::from_os_rng().fill_bytes(&mut seed);
@@ -219,36 +287,26 @@ fn read_ahead(segments: &[(SegmentId, PathBuf)]) -> Result<mpsc::Receiver<Result
     Ok(contents)
 }
 
+enum LogError {
+    Unreadable(String),
+    Damaged(WalDamage),
+}
+
 /// `None`: there is no log yet.
 fn read_log(
-    directory: &DataDir,
     segments: &[(SegmentId, PathBuf)],
     contents: &mpsc::Receiver<Result<Bytes, String>>,
     applied: LogIndex,
-) -> Result<Option<Recovered>, String> {
+) -> Result<Option<Recovered>, LogError> {
     if segments.is_empty() {
         return Ok(None);
     }
     let mut recovery = quorate_core::wal::Recovery::new(applied, WalSettings::default(), seed());
     for (segment, path) in segments {
-        let bytes = contents.recv().map_err(|_| format!("{} was not read", path.display()))??;
-        recovery.segment(*segment, &bytes).map_err(|damage| damaged(directory, &damage))?;
+        let bytes = contents.recv().unwrap_or_else(|_| Err(format!("{} was not read", path.display()))).map_err(LogError::Unreadable)?;
+        recovery.segment(*segment, &bytes).map_err(LogError::Damaged)?;
     }
-    match recovery.finish() {
-        Ok(log) => Ok(Some(log)),
-        Err(WalDamage::Empty) => {
-            tracing::warn!(target: "quorate", "an earlier start ended before anything was durable; starting again as new");
-            for (_, path) in segments {
-                fs::remove_file(path).map_err(|error| format!("cannot remove {}: {error}", path.display()))?;
-            }
-            Ok(None)
-        }
-        Err(damage) => Err(damaged(directory, &damage)),
-    }
-}
-
-fn damaged(directory: &DataDir, damage: &WalDamage) -> String {
-    format!("write-ahead log in {}: {damage}", directory.wal().display())
+    recovery.finish().map(Some).map_err(LogError::Damaged)
 }
 
 #[cfg(test)]

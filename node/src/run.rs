@@ -13,6 +13,10 @@ use crate::{
     wal::Wal,
 };
 use actix::{Actor, Arbiter};
+use prometheus_client::{
+    metrics::gauge::Gauge,
+    registry::{Registry, Unit},
+};
 use quorate_core::{
     command::{Command, MemberAttributes},
     consensus::{Limits, Settings},
@@ -28,7 +32,10 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::{
     collections::BTreeSet,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::{
@@ -101,6 +108,7 @@ async fn serve(config: Config, directory: DataDir, recovered: Recovery, clients:
     let tell_log = TellLog { told: tell.clone(), durable: Arc::default() };
     let durable = Arc::clone(&tell_log.durable);
     let (wal, _wal_threads) = Wal::start(directory.wal(), tell_log).map_err(|error| error.to_string())?;
+    let kept_log = wal.metrics().kept_bytes.clone();
     let (usage, store_queue) = (store.usage(), state_queue.clone());
     let stored_bytes = usage.stored_bytes();
     let persister =
@@ -158,7 +166,7 @@ async fn serve(config: Config, directory: DataDir, recovered: Recovery, clients:
     let served = Served {
         shared: Arc::clone(&shared),
         inbox: inbox.clone(),
-        surface: surface(&config),
+        surface: surface(&config, kept_log),
         hub_limits: HubLimits { progress_interval: config.progress_interval, ..HubLimits::default() },
         max_concurrent_streams: config.max_concurrent_streams,
         stop,
@@ -178,8 +186,9 @@ async fn serve(config: Config, directory: DataDir, recovered: Recovery, clients:
     let _ = stop_sender.send(true);
     // Streams that never end by themselves are cut here.
     let _ = timeout(DRAIN_TIMEOUT, handle.stop(true)).await;
-    drop(directory);
     tracing::info!(target: "quorate", "stopped");
+    // The end of the process closes log and state store, and only then gives the directory's lock back.
+    let _held = directory;
     std::process::exit(0)
 }
 
@@ -214,7 +223,7 @@ fn peer_settings(
     }
 }
 
-fn surface(config: &Config) -> Surface {
+fn surface(config: &Config, kept_log: Gauge<u64, AtomicU64>) -> Surface {
     let options = Options {
         max_request_bytes: config.max_request_bytes,
         max_txn_ops: config.max_txn_ops,
@@ -222,7 +231,14 @@ fn surface(config: &Config) -> Surface {
         gateway: config.gateway,
         ..Options::default()
     };
-    Surface::new(options, prometheus_client::registry::Registry::default())
+    let mut metrics = Registry::default();
+    metrics.register_with_unit(
+        "quorate_wal_kept",
+        "Bytes of the write-ahead log's segments on disk, spares included",
+        Unit::Bytes,
+        kept_log,
+    );
+    Surface::new(options, metrics)
 }
 
 fn serve_peers(arbiter: &Arbiter, transport: Transport, socket: Bound) -> Result<(), String> {

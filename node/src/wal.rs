@@ -18,6 +18,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
+use crate::throttle::Throttle;
+use prometheus_client::metrics::gauge::Gauge;
+
 /// Writes taken from the queue at a time.
 const WRITES_PER_BATCH: usize = 64;
 /// Writes that wait for the thread; who hands over more waits himself.
@@ -25,6 +28,15 @@ pub const QUEUED_WRITES: usize = 1_024;
 /// Segments being zero-filled or ready and not yet used.
 const PREPARED_SEGMENTS: usize = 2;
 const ZERO_FILL_BYTES: usize = 1 << 20;
+/// Bytes of segments above which the log is told to have grown: for lack of snapshots it is kept for the slowest member, so that one
+/// that is gone for good fills every disk.
+pub const KEPT_LOG_ALARM_BYTES: u64 = 1 << 30;
+/// Between two such lines.
+const ALARM_INTERVAL: Duration = Duration::from_secs(60);
+/// A file system of its own has this directory.
+const LOST_AND_FOUND: &str = "lost+found";
+/// Names of directories with segments that were moved aside begin so.
+const ASIDE: &str = "aside-";
 
 /// What failed, where, and what the system said. Final: the disk may have dropped what it was given before.
 #[derive(Clone, Debug)]
@@ -53,6 +65,8 @@ pub struct WalMetrics {
     pub written_bytes: AtomicU64,
     pub syncs: AtomicU64,
     pub sync_nanoseconds: AtomicU64,
+    /// Bytes of segments on disk, spares included.
+    pub kept_bytes: Gauge<u64, AtomicU64>,
 }
 
 /// What becomes of a write. Called on the WAL's thread.
@@ -63,6 +77,13 @@ pub trait WalListener: Send + 'static {
     fn failed(&mut self, error: WalError);
     /// An `fdatasync` of a segment took so long.
     fn synced(&mut self, _took: Duration) {}
+    /// So many bytes of segments are kept, more than [`KEPT_LOG_ALARM_BYTES`]. Called once in a while.
+    fn grown(&mut self, kept_bytes: u64) {
+        tracing::warn!(
+            target: "quorate", kept_bytes, limit_bytes = KEPT_LOG_ALARM_BYTES,
+            "the write-ahead log has grown above its limit: it is kept for the slowest member and will fill the disk. Bring back, or remove from the cluster, the member that is down"
+        );
+    }
 }
 
 /// Reads and hands over; clones speak to the same thread.
@@ -92,30 +113,64 @@ impl WalThreads {
     }
 }
 
-/// Makes the directory if need be, removes what was being prepared, and lists the segments in the order of their ids: read each
-/// whole and feed it to [`quorate_core::wal::Recovery`].
+/// What is in the log's directory.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// In the order of their ids: read each whole and feed it to [`quorate_core::wal::Recovery`].
+    pub segments: Vec<(SegmentId, PathBuf)>,
+    /// What was being prepared when a life ended.
+    unfinished: Vec<PathBuf>,
+}
+
+/// Lists the directory and changes nothing.
 ///
 /// # Errors
-/// Any error of the file system, and a file that is neither a segment nor a temporary one.
-pub fn open(directory: &Path) -> Result<Vec<(SegmentId, PathBuf)>, WalError> {
-    std::fs::create_dir_all(directory).map_err(failed("create directory", directory))?;
-    if let Some(parent) = directory.parent() {
-        sync_directory(parent)?;
-    }
+/// Any error of the file system, and a file that is none of the log's.
+pub fn list(directory: &Path) -> Result<Listing, WalError> {
     let mut segments = BTreeMap::new();
+    let mut unfinished = Vec::new();
     for file in std::fs::read_dir(directory).map_err(failed("list", directory))? {
         let path = file.map_err(failed("list", directory))?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if name.ends_with(".tmp") {
-            std::fs::remove_file(&path).map_err(failed("remove", &path))?;
+            unfinished.push(path);
         } else if let Some(segment) = parse_name(name) {
             segments.insert(segment, path);
-        } else {
+        } else if name != LOST_AND_FOUND && !name.starts_with(ASIDE) {
             let message = "is not a file of the write-ahead log; move it out of the directory".to_owned();
             return Err(WalError { operation: "open", path, kind: io::ErrorKind::InvalidData, message });
         }
     }
-    Ok(segments.into_iter().collect())
+    Ok(Listing { segments: segments.into_iter().collect(), unfinished })
+}
+
+impl Listing {
+    /// Removes what was being prepared. For an owner only.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn remove_unfinished(&self) -> Result<(), WalError> {
+        self.unfinished.iter().try_for_each(|path| std::fs::remove_file(path).map_err(failed("remove", path)))
+    }
+
+    /// Moves all segments to a directory within, whose name is returned; `None` if there are none.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn move_aside(&self, directory: &Path) -> Result<Option<PathBuf>, WalError> {
+        if self.segments.is_empty() {
+            return Ok(None);
+        }
+        let aside =
+            (1..).map(|number| directory.join(format!("{ASIDE}{number}"))).find(|aside| !aside.exists()).expect("numbers do not end");
+        std::fs::create_dir(&aside).map_err(failed("create directory", &aside))?;
+        for (segment, path) in &self.segments {
+            std::fs::rename(path, aside.join(segment_file_name(*segment))).map_err(failed("move aside", path))?;
+        }
+        sync_directory(&aside)?;
+        sync_directory(directory)?;
+        Ok(Some(aside))
+    }
 }
 
 fn parse_name(name: &str) -> Option<SegmentId> {
@@ -124,13 +179,20 @@ fn parse_name(name: &str) -> Option<SegmentId> {
 }
 
 impl Wal {
-    /// Starts the threads on a directory that [`open`] has seen.
+    /// Starts the threads on a directory that [`list`] has seen.
     ///
     /// # Errors
     /// If the directory cannot be opened or a thread not be started.
     pub fn start(directory: &Path, listener: impl WalListener) -> Result<(Self, WalThreads), WalError> {
+        Self::start_with(directory, listener, KEPT_LOG_ALARM_BYTES)
+    }
+
+    fn start_with(directory: &Path, listener: impl WalListener, alarm_bytes: u64) -> Result<(Self, WalThreads), WalError> {
         let preparer = Arc::new(Preparer::default());
         let metrics = Arc::new(WalMetrics::default());
+        for (_, path) in list(directory)?.segments {
+            metrics.kept_bytes.inc_by(std::fs::metadata(&path).map_err(failed("look at", &path))?.len());
+        }
         let (writes, queue) = mpsc::channel(QUEUED_WRITES);
         let writer = Writer {
             directory: directory.to_owned(),
@@ -138,6 +200,8 @@ impl Wal {
             files: BTreeMap::new(),
             preparer: preparer.clone(),
             metrics: metrics.clone(),
+            alarm_bytes,
+            alarms: Throttle::new(1, ALARM_INTERVAL, Instant::now()),
             listener,
         };
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
@@ -225,6 +289,8 @@ struct Writer<L> {
     files: BTreeMap<SegmentId, File>,
     preparer: Arc<Preparer>,
     metrics: Arc<WalMetrics>,
+    alarm_bytes: u64,
+    alarms: Throttle,
     listener: L,
 }
 
@@ -263,7 +329,10 @@ impl<L: WalListener> Writer<L> {
             WalOp::Remove { segment } => {
                 let path = self.path(*segment);
                 self.files.remove(segment);
-                std::fs::remove_file(&path).map_err(failed("remove", &path))
+                let length = std::fs::metadata(&path).map_err(failed("look at", &path))?.len();
+                std::fs::remove_file(&path).map_err(failed("remove", &path))?;
+                self.metrics.kept_bytes.dec_by(length);
+                Ok(())
             }
         })
     }
@@ -286,8 +355,15 @@ impl<L: WalListener> Writer<L> {
             Some(prepared) => prepared,
             None => zero_filled(&self.directory.join(format!("{segment}.now.tmp")), length)?,
         };
+        // An earlier life that was cut short may have made one.
+        let replaced = std::fs::metadata(&path).map_or(0, |found| found.len());
         std::fs::rename(&prepared, &path).map_err(failed("rename", &prepared))?;
+        self.metrics.kept_bytes.dec_by(replaced);
         self.files.insert(segment, file);
+        let kept = self.metrics.kept_bytes.inc_by(length) + length;
+        if kept > self.alarm_bytes && self.alarms.admit(Instant::now()).is_some() {
+            self.listener.grown(kept);
+        }
         Ok(())
     }
 
@@ -339,6 +415,22 @@ fn zero_filled(path: &Path, length: u64) -> Result<(PathBuf, File), WalError> {
     Ok((path.to_owned(), file))
 }
 
+/// As [`zero_filled`], but only where there is room for the next as well: on a small disk the last space is for what must be written.
+fn zero_filled_ahead(directory: &Path, path: &Path, length: u64) -> Result<(PathBuf, File), WalError> {
+    let free = free_bytes(directory).map_err(failed("look at the file system of", directory))?;
+    if free / 2 < length {
+        let message = format!("only {free} bytes are free, so no file is made ready ahead of time");
+        return Err(WalError { operation: "prepare", path: path.to_owned(), kind: io::ErrorKind::StorageFull, message });
+    }
+    zero_filled(path, length)
+}
+
+/// What this user may still write to the file system of a directory.
+pub(crate) fn free_bytes(directory: &Path) -> io::Result<u64> {
+    let found = nix::sys::statvfs::statvfs(directory)?;
+    Ok(found.blocks_available() * found.fragment_size())
+}
+
 /// Makes files ready, under temporary names. Any of them serves for any segment of its length.
 #[derive(Debug, Default)]
 struct Preparer {
@@ -376,12 +468,14 @@ impl Preparer {
     fn run(&self, directory: &Path) {
         while let Some((segment, length)) = self.next() {
             let path = directory.join(format!("{segment}.tmp"));
-            match zero_filled(&path, length) {
+            match zero_filled_ahead(directory, &path, length) {
                 Ok((path, file)) => self.lock().ready.push((length, path, file)),
                 Err(error) => {
                     tracing::warn!(%error, "a segment could not be prepared");
                     // It may fill the disk; what the log itself needs it will make, and say so if it cannot.
-                    if let Err(error) = std::fs::remove_file(&path) {
+                    if let Err(error) = std::fs::remove_file(&path)
+                        && error.kind() != io::ErrorKind::NotFound
+                    {
                         tracing::warn!(%error, path = %path.display(), "nor be removed");
                     }
                 }

@@ -7,7 +7,7 @@ mod start;
 mod wire;
 
 use crate::process::{Cluster, Member, Server};
-use quorate_web::proto::etcdserverpb::{PutRequest, RangeRequest, kv_client::KvClient};
+use quorate_web::proto::etcdserverpb::{CompactionRequest, PutRequest, RangeRequest, kv_client::KvClient};
 use std::{collections::BTreeMap, error::Error, time::Duration};
 use tokio::runtime::Runtime;
 use tonic::{
@@ -154,6 +154,16 @@ impl Ground {
             };
         }
         Ok(None)
+    }
+
+    /// Compacts the first member's history through now and waits for its space.
+    fn compact(&mut self) -> Outcome {
+        let mut client = self.client(0)?;
+        let range = RangeRequest { key: b"key".to_vec().into(), ..RangeRequest::default() };
+        let answer = self.runtime.block_on(client.range(range))?.into_inner();
+        let revision = answer.header.ok_or("no header")?.revision;
+        self.runtime.block_on(client.compact(CompactionRequest { revision, physical: true }))?;
+        Ok(())
     }
 
     /// Writes until the member refuses.

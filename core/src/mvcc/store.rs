@@ -60,14 +60,25 @@ impl<R: StateReader> Store<R> {
     }
 
     /// Fills the index: settled rows in key order, then recent ones in revision order. Their values stay where they are.
+    ///
+    /// The two generations must join: rows settled are of revisions through `compacted_to`, and behind it no change through `revision` may
+    /// be missing. A store where they do not has lost rows, and no answer from it could be trusted.
     pub fn load(&mut self) -> Result<(), ReadFailed> {
         let mut failed = None;
         let mut builder = IndexBuilder::default();
+        let compacted_to = self.compacted_to;
         self.reader.scan(Table::Settled, &[], &[], Direction::Forward, &mut |key, stored| {
             let Some(row) = Row::parse(stored).filter(|row| !row.is_delete() && row.parts().key == key) else {
                 failed = Some(ReadFailed(format!("settled row {key:?} is malformed")));
                 return ControlFlow::Break(());
             };
+            if row.parts().modified > compacted_to.main {
+                failed = Some(ReadFailed(format!(
+                    "a settled row is of revision {}, but only those through {compacted_to} were settled",
+                    row.parts().modified
+                )));
+                return ControlFlow::Break(());
+            }
             builder.push(key, version_of(&row, 0));
             ControlFlow::Continue(())
         })?;
@@ -76,18 +87,30 @@ impl<R: StateReader> Store<R> {
         }
         let from = recent_key(after(self.compacted_to));
         let revision = self.revision;
+        let mut last = compacted_to;
         self.reader.scan(Table::Recent, &from, &[], Direction::Forward, &mut |key, stored| {
             let parsed = parse_recent_key(key).zip(Row::parse(stored)).filter(|(id, _)| id.main <= revision);
             let Some((id, row)) = parsed.filter(|(id, row)| row.parts().modified == id.main) else {
                 failed = Some(ReadFailed(format!("recent row {key:?} is malformed")));
                 return ControlFlow::Break(());
             };
+            if id != after(last) && id != first_of(last.main.next()) {
+                failed = Some(ReadFailed(format!("changes between revisions {last} and {id} are missing")));
+                return ControlFlow::Break(());
+            }
+            last = id;
             builder.push(row.parts().key, version_of(&row, id.sub));
             ControlFlow::Continue(())
         })?;
+        if let Some(failed) = failed {
+            return Err(failed);
+        }
+        if last.main < revision {
+            return Err(ReadFailed(format!("changes behind revision {last} are missing, the newest revision is {revision}")));
+        }
         self.index = builder.build();
-        self.recent_from = RevisionId { main: self.revision.next(), sub: 0 };
-        failed.map_or(Ok(()), Err)
+        self.recent_from = first_of(self.revision.next());
+        Ok(())
     }
 
     /// Adds a version of `key`. Returns its row for the state store.
@@ -364,6 +387,11 @@ fn version_of(row: &Row, sub: u32) -> Version {
     let parts = row.parts();
     let id = RevisionId { main: parts.modified, sub };
     Version { id, length: kv_len(row), create: parts.create, number: parts.version, lease: parts.lease }
+}
+
+/// The first change of a revision.
+const fn first_of(main: Revision) -> RevisionId {
+    RevisionId { main, sub: 0 }
 }
 
 /// The next possible change after `id`.

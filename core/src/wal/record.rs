@@ -235,3 +235,13 @@ pub(super) fn scan(bytes: &[u8], stamp: Stamp, from: u64) -> Option<Place> {
         .map(|header| header.synced_through)
         .max()
 }
+
+/// Whether there is a header of whatever segment that calls something synced: only what follows a first write does.
+pub(super) fn holds_mark(bytes: &[u8]) -> bool {
+    let Some(last) = bytes.len().checked_sub(HEADER) else { return false };
+    (0..=last)
+        .step_by(ALIGNMENT)
+        .filter(|at| bytes[at + 12] != 0 && bytes[at + 13..at + 16] == [0; 3])
+        .filter_map(|at| read_header(&bytes[at..]))
+        .any(|header| header.synced_through > Place::default())
+}

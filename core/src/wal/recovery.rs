@@ -8,13 +8,16 @@
 
 use super::log::{Log, Segment};
 use super::planner::{HardState, Inherited, Planner, Resume};
-use super::record::{Place, Preamble, RECORDS_START, Read, Stamp, read, read_preamble, scan, segment_file_name};
+use super::record::{Place, Preamble, RECORDS_START, Read, Stamp, holds_mark, read, read_preamble, scan, segment_file_name};
 use super::{Head, Identity, Record, Recovered, WalDamage, WalSettings};
 use crate::entry::Entry;
 use crate::mutant::{Mutant, planted};
 use crate::types::{LogId, LogIndex, SegmentId};
 use alloc::{collections::VecDeque, format, string::String, vec::Vec};
 use bytes::Bytes;
+
+/// No settings make smaller segments.
+const SEGMENT_BYTES_MIN: u64 = 32 << 10;
 
 /// Reads segments fed in the order of their ids.
 #[derive(Debug)]
@@ -92,12 +95,19 @@ impl Recovery {
             Preamble::Newer(version) => return Err(WalDamage::Newer { segment, offset: 0, version }),
             Preamble::Foreign => return Err(WalDamage::Foreign { segment }),
             Preamble::Blank => {
+                self.check_length(segment, bytes)?;
+                // Spares lie behind the log. What lies before any of it is no spare, unless nothing was ever synced.
+                if self.identity.is_none() && holds_mark(bytes) {
+                    let place = Place { segment, offset: 0 };
+                    return Err(corrupt(place, "the preamble is missing, but records were written behind it after a sync".into()));
+                }
                 self.spares.push_back(bytes.len() as u64);
                 return Ok(());
             }
             Preamble::Damaged { stamp, damage } => (stamp, Some(damage)),
             Preamble::Whole(stamp) => (stamp, None),
         };
+        self.check_length(segment, bytes)?;
         self.void_blanks(segment);
         self.log.segments.push_back(Segment::new(segment, bytes.len() as u64, None));
         let (offset, what) = match damage {
@@ -108,6 +118,16 @@ impl Recovery {
         self.newest = Some((stamp, offset > RECORDS_START as u64));
         self.ends.push(End { place: Place { segment, offset }, what, stamp: Some(stamp), bytes: bytes.clone() });
         Ok(())
+    }
+
+    /// A file has its whole length before it becomes a segment: a shorter one was cut, and what it held behind is gone without a
+    /// trace. Halves of the usual length, and halves of those, may be of other settings.
+    fn check_length(&self, segment: SegmentId, bytes: &Bytes) -> Result<(), WalDamage> {
+        let (length, usual) = (bytes.len() as u64, self.settings.segment_bytes);
+        if length >= usual || (length >= SEGMENT_BYTES_MIN && length.is_power_of_two()) {
+            return Ok(());
+        }
+        Err(corrupt(Place { segment, offset: length }, format!("the file ends there, but a segment has {usual} bytes")))
     }
 
     /// Decides about the tail.

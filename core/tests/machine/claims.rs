@@ -10,8 +10,9 @@ use quorate_core::command::{
 use quorate_core::consensus::{Configuration, Entry, Payload};
 use quorate_core::effect::{MachineEffect, MachineInput};
 use quorate_core::machine::{Machine, MachineLimits, MachineSettings, decode_command, encode_command, validate};
-use quorate_core::storage::{RowOp, StateReader, Table};
+use quorate_core::storage::{Direction, RowOp, StateReader, Table};
 use quorate_core::types::{BatchNumber, Boot, LeaseId, LogId, LogIndex, MemberId, RequestId, Revision, RevisionId, Term};
+use std::ops::ControlFlow;
 
 type Effect = MachineEffect<MemoryStore>;
 
@@ -665,6 +666,51 @@ fn a_malformed_row_is_refused_at_open() {
     batch.put(Table::Settled, Bytes::from_static(b"z"), Bytes::from_static(b"\x00\x0a"));
     member.store.write(&batch);
     assert!(Machine::open(settings(limits(1)), member.store.clone()).is_err());
+}
+
+#[test]
+fn a_store_whose_two_generations_do_not_join_is_refused_at_open() {
+    let mut member = Member::new(1_000);
+    for name in ["a", "b", "c", "d"] {
+        member.apply(&Command::Put(put(name, "1"))).unwrap();
+    }
+    member.apply(&Command::Txn(then(vec![Op::Put(put("a", "2")), Op::Put(put("e", "2")), Op::Put(put("f", "2"))]))).unwrap();
+    member.apply(&Command::Compact(Compact { revision: Revision(4), physical: false })).unwrap();
+    member.persist();
+    let unswept = member.store.clone();
+    member.sweep();
+    member.persist();
+    let open = |store: &MemoryStore| Machine::open(settings(limits(10)), store.clone()).map(|_| ()).map_err(|error| error.0);
+    open(&unswept).unwrap();
+    open(&member.store).unwrap();
+    let without = |id: RevisionId| {
+        let mut store = member.store.clone();
+        let mut batch = quorate_core::storage::WriteBatch::default();
+        batch.delete(Table::Recent, Bytes::copy_from_slice(&quorate_core::storage::recent_key(id)));
+        store.write(&batch);
+        store
+    };
+    // Revisions 2 and 3 are swept, 6 is a txn of three changes.
+    open(&without(RevisionId { main: Revision(3), sub: 0 })).unwrap();
+    for (main, sub, what) in [(4, 0, "between"), (5, 0, "between"), (6, 0, "between"), (6, 1, "between")] {
+        let error = open(&without(RevisionId { main: Revision(main), sub })).unwrap_err();
+        assert!(error.contains(what) && error.contains("missing"), "{main}.{sub}: {error}");
+    }
+    let mut headless = member.store.clone();
+    headless.retire(Table::Recent, RevisionId { main: Revision(7), sub: 0 });
+    assert!(open(&headless).unwrap_err().contains("the newest revision is 6"));
+    // What was moved without the mark of how far.
+    let mut moved = unswept;
+    let mut batch = quorate_core::storage::WriteBatch::default();
+    member
+        .store
+        .scan(Table::Settled, &[], &[], Direction::Forward, &mut |key, row| {
+            batch.put(Table::Settled, Bytes::copy_from_slice(key), row);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    moved.write(&batch);
+    assert!(open(&moved).unwrap_err().contains("were settled"));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 mod journal;
 mod long_key;
+mod mark;
 mod persister;
 mod reader;
 #[cfg(test)]
@@ -14,11 +15,13 @@ mod tests;
 pub use persister::{Persister, StateEvent};
 pub use reader::FjallReader;
 
-use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions};
+use fjall::{AbstractTree, CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use journal::Verdict;
+use mark::{Mark, MarkFile};
 use quorate_core::types::RevisionId;
 use std::{
     collections::BTreeMap,
-    fmt, fs,
+    fmt, fs, io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -38,13 +41,28 @@ const JOURNAL_BYTES: u64 = 64 << 20;
 /// Part names are `recent-` and the first main revision in 16 hexadecimal digits.
 const PART_PREFIX: &str = "recent-";
 
-/// Why the state store does not open.
+/// fjall's background threads. With one alone, nothing is sealed between the sync of the journal that begins a flush and the flush
+/// itself: with two, a table could hold batches that the journal has not yet on disk, and a power cut would tear batches apart.
+const WORKERS: usize = 1;
+/// What stands in fjall's version file. It is written last when a store is made.
+const FORMAT: &[u8] = b"FJL\x03";
+
+/// Why the state store does not open, or cannot go on.
 #[derive(Debug)]
-pub struct StateError(pub String);
+pub enum StateError {
+    Failed(String),
+    /// What was stored is not there, or not as it was.
+    Lost(String),
+    /// A write failed in one of fjall's own threads, which tells nobody why.
+    Poisoned,
+}
 
 impl fmt::Display for StateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "state store: {}", self.0)
+        match self {
+            Self::Failed(what) | Self::Lost(what) => write!(f, "state store: {what}"),
+            Self::Poisoned => write!(f, "state store: a write in the background failed"),
+        }
     }
 }
 
@@ -52,8 +70,15 @@ impl std::error::Error for StateError {}
 
 impl From<fjall::Error> for StateError {
     fn from(error: fjall::Error) -> Self {
-        Self(error.to_string())
+        match error {
+            fjall::Error::Poisoned => Self::Poisoned,
+            error => Self::Failed(error.to_string()),
+        }
     }
+}
+
+fn failed(doing: &str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
+    move |error| StateError::Failed(format!("cannot {doing} {}: {error}", path.display()))
 }
 
 /// Bytes of rows that are stored, whatever their form on disk; shared with whoever checks the quota.
@@ -99,8 +124,10 @@ impl fmt::Debug for Tables {
 /// The open store. Only the persister writes.
 pub struct StateStore {
     database: Database,
+    path: PathBuf,
     /// What this layer keeps about itself: the retired mark and byte counts.
     host: Keyspace,
+    marks: MarkFile,
     tables: Arc<Tables>,
     usage: Arc<Usage>,
     /// What opening had to mend, for the log.
@@ -129,45 +156,78 @@ fn part_first(name: &str) -> Option<i64> {
 }
 
 fn open_database(path: &Path) -> fjall::Result<Database> {
-    Database::builder(path).cache_size(CACHE_BYTES).max_journaling_size(JOURNAL_BYTES).journal_compression(CompressionType::None).open()
+    Database::builder(path)
+        .cache_size(CACHE_BYTES)
+        .max_journaling_size(JOURNAL_BYTES)
+        .journal_compression(CompressionType::None)
+        .worker_threads(WORKERS)
+        .open()
 }
 
 impl StateStore {
-    /// Opens the store, mending a journal that a power cut tore. One that cannot be mended is moved aside and an empty one made:
-    /// what it held is in the log, or with the other members.
+    /// Opens the store, cutting a journal's tail that a power cut tore. What was synced is never cut.
     ///
     /// # Errors
-    /// The disk fails, or the store was written by a newer release.
+    /// The disk fails, the store was written by a newer release, or it is lost: [`Self::begin_anew`] then is for whoever can get
+    /// its content from elsewhere.
     pub fn open(path: &Path) -> Result<Self, StateError> {
+        fs::create_dir_all(path).map_err(failed("create", path))?;
+        let mut marks = MarkFile::open(path).map_err(failed("open the mark of what is synced in", path))?;
         let mut repaired = None;
+        // Another format has other journals; that it is another is for fjall to say.
+        if fs::read(path.join("version")).is_ok_and(|version| version == FORMAT) {
+            match journal::inspect(path, &marks.mark()).map_err(failed("read the journals of", path))? {
+                Verdict::Whole => {}
+                Verdict::Damaged(what) => return Err(StateError::Lost(what)),
+                Verdict::Torn(torn) => {
+                    let mark = Mark { cut_behind: Some(torn.seqno), ..marks.mark() };
+                    marks.set(mark).map_err(failed("mark a cut in", path))?;
+                    repaired = Some(torn.cut().map_err(failed("cut a journal of", path))?);
+                }
+            }
+        }
         let database = match open_database(path) {
             Ok(database) => database,
             Err(fjall::Error::InvalidVersion(version)) => {
-                return Err(StateError(format!(
+                return Err(StateError::Failed(format!(
                     "{} has format {version:?}, which is not known here; start the release that wrote it, or a newer one",
                     path.display()
                 )));
             }
-            Err(fjall::Error::Locked) => return Err(StateError(format!("{} is in use by another process", path.display()))),
-            Err(first @ fjall::Error::Io(_)) if left_unfinished(path, &first) => {
-                let (database, what) = begin_anew(path, &first)?;
-                repaired = Some(what);
-                database
+            Err(fjall::Error::Locked) => return Err(StateError::Failed(format!("{} is in use by another process", path.display()))),
+            Err(error @ fjall::Error::Io(_)) if left_unfinished(path, &error) => {
+                return Self::begin_anew(path, &format!("an earlier start ended while it made the state store ({error})"));
             }
-            Err(fjall::Error::Io(error)) => return Err(StateError(format!("cannot open {}: {error}", path.display()))),
-            Err(first) => {
-                let (database, what) = repair(path, &first)?;
-                repaired = Some(what);
-                database
-            }
+            Err(error) => return Err(judge(path, &error)),
         };
-        Self::with_database(database, repaired)
+        if let Some(cut) = marks.mark().cut_behind {
+            check_tables(&database, cut)?;
+        }
+        Self::with_database(path, database, marks, repaired)
     }
 
-    fn with_database(database: Database, repaired: Option<String>) -> Result<Self, StateError> {
+    /// Moves a store that is lost aside and makes an empty one.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn begin_anew(path: &Path, what: &str) -> Result<Self, StateError> {
+        let aside = (1..)
+            .map(|number| PathBuf::from(format!("{}.damaged-{number}", path.display())))
+            .find(|aside| !aside.exists())
+            .expect("numbers do not end");
+        fs::rename(path, &aside).and_then(|()| fs::create_dir(path)).map_err(failed("move aside", path))?;
+        if let Some(parent) = path.parent() {
+            fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed("sync", parent))?;
+        }
+        let mut store = Self::open(path)?;
+        store.repaired = Some(format!("{what}; it was moved to {}, an empty one takes its place", aside.display()));
+        Ok(store)
+    }
+
+    fn with_database(path: &Path, database: Database, marks: MarkFile, repaired: Option<String>) -> Result<Self, StateError> {
         let host = database.keyspace("host", options)?;
         let retired = match host.get(RETIRED_KEY)? {
-            Some(key) => quorate_core::storage::parse_recent_key(&key).ok_or_else(|| StateError("malformed retired mark".into()))?,
+            Some(key) => quorate_core::storage::parse_recent_key(&key).ok_or_else(|| StateError::Lost("malformed retired mark".into()))?,
             None => RevisionId::default(),
         };
         let mut recent = BTreeMap::new();
@@ -180,9 +240,43 @@ impl StateStore {
         let settled = database.keyspace("settled", options)?;
         let usage = Arc::new(Usage::default());
         let settled_bytes = host.get(SETTLED_BYTES_KEY)?.and_then(|bytes| Some(u64::from_le_bytes(bytes.as_ref().try_into().ok()?)));
+        if settled_bytes.is_some_and(|bytes| bytes > 0) && settled.is_empty()? {
+            return Err(StateError::Lost("the rows of keys that outlived a compaction are gone".into()));
+        }
         usage.settled.store(settled_bytes.unwrap_or(0), Ordering::Relaxed);
         let tables = Arc::new(Tables { meta, settled, recent, retired });
-        Ok(Self { database, host, tables, usage, repaired })
+        let mut store = Self { database, path: path.to_path_buf(), host, marks, tables, usage, repaired };
+        // Opening has synced what it found.
+        store.mark_synced()?;
+        Ok(store)
+    }
+
+    /// Everything written so far to stable storage, and proof of it: what is damaged below from now on is seen.
+    fn sync(&mut self) -> Result<(), StateError> {
+        self.database.persist(PersistMode::SyncAll)?;
+        self.mark_synced()
+    }
+
+    /// Why writing ended, as an operator has to read it.
+    fn explain(&self, error: &StateError) -> String {
+        let path = self.path.display();
+        if !matches!(error, StateError::Poisoned) {
+            return format!("{path}: {error}");
+        }
+        match crate::wal::free_bytes(&self.path) {
+            Ok(free) if free < PART_BYTES => format!("{path}: {error}: No space left on device, only {free} bytes are free"),
+            _ => format!("{path}: {error}; the log says why"),
+        }
+    }
+
+    fn mark_synced(&mut self) -> Result<(), StateError> {
+        let last = self.marks.mark();
+        let end = journal::end(&self.path, (last.journal, last.offset)).map_err(failed("read the journals of", &self.path))?;
+        let mark = Mark { journal: end.0, offset: end.1, seqno: self.database.seqno().saturating_sub(1), cut_behind: None, ..last };
+        if mark == last {
+            return Ok(());
+        }
+        self.marks.set(mark).map_err(failed("mark what is synced in", &self.path))
     }
 
     /// A snapshot of what is stored now.
@@ -197,30 +291,33 @@ impl StateStore {
     }
 }
 
-/// Cuts the newest journal after its last whole batch; if that is not enough, starts anew beside the damaged store.
-fn repair(path: &Path, first: &fjall::Error) -> Result<(Database, String), StateError> {
-    let cut = journal::cut_newest(path).map_err(|error| StateError(format!("cannot repair {}: {error}", path.display())))?;
-    if let Some(cut) = cut
-        && let Ok(database) = open_database(path)
-    {
-        return Ok((database, format!("{first}; {cut}")));
+/// Whether a store that does not open is lost, or only out of reach: what the system itself refuses says nothing about the rows.
+fn judge(path: &Path, error: &fjall::Error) -> StateError {
+    let system = match error {
+        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => Some(error),
+        _ => None,
+    };
+    let what = format!("{} cannot be opened: {error}", path.display());
+    match system {
+        Some(error) if error.raw_os_error().is_some() && error.kind() != io::ErrorKind::NotFound => StateError::Failed(what),
+        _ => StateError::Lost(what),
     }
-    begin_anew(path, first)
+}
+
+/// After a cut: a table that holds what was behind it proves that it had been synced, and that other rows of the same batches are
+/// gone.
+fn check_tables(database: &Database, cut_behind: u64) -> Result<(), StateError> {
+    for name in database.list_keyspace_names() {
+        let keyspace = database.keyspace(&name, options)?;
+        if let Some(seqno) = keyspace.tree.get_highest_persisted_seqno().filter(|seqno| *seqno > cut_behind) {
+            let what = format!("{} has batch {seqno}, but the journals end with batch {cut_behind}", keyspace.path().display());
+            return Err(StateError::Lost(what));
+        }
+    }
+    Ok(())
 }
 
 /// Whether a first start was interrupted while it made the store. fjall's version file comes last: without it nothing was ever kept.
 fn left_unfinished(path: &Path, error: &fjall::Error) -> bool {
-    matches!(error, fjall::Error::Io(error) if error.kind() == std::io::ErrorKind::AlreadyExists) && !path.join("version").exists()
-}
-
-/// Moves a store that cannot be opened aside and makes an empty one.
-fn begin_anew(path: &Path, first: &fjall::Error) -> Result<(Database, String), StateError> {
-    let aside = (1..)
-        .map(|number| PathBuf::from(format!("{}.damaged-{number}", path.display())))
-        .find(|aside| !aside.exists())
-        .expect("numbers do not end");
-    let moved = fs::rename(path, &aside).and_then(|()| fs::create_dir(path));
-    moved.map_err(|error| StateError(format!("cannot move {} aside: {error}", path.display())))?;
-    let what = format!("{first}; it could not be mended and was moved to {}, an empty one takes its place", aside.display());
-    Ok((open_database(path)?, what))
+    matches!(error, fjall::Error::Io(error) if error.kind() == io::ErrorKind::AlreadyExists) && !path.join("version").exists()
 }

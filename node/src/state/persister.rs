@@ -5,7 +5,7 @@ use super::{
     options, part_name,
 };
 use bytes::Bytes;
-use fjall::{Keyspace, OwnedWriteBatch, PersistMode};
+use fjall::{Keyspace, OwnedWriteBatch};
 use quorate_core::{
     storage::{RowOp, Table, WriteBatch, parse_recent_key, recent_key},
     types::{BatchNumber, RevisionId, WriteNumber},
@@ -57,7 +57,7 @@ impl Persister {
         let thread = thread::Builder::new()
             .name("persister".into())
             .spawn(move || run(store, &queue, report))
-            .map_err(|error: io::Error| StateError(format!("cannot start a thread: {error}")))?;
+            .map_err(|error: io::Error| StateError::Failed(format!("cannot start a thread: {error}")))?;
         Ok(Self { jobs, usage, thread })
     }
 
@@ -98,6 +98,15 @@ impl Persister {
     }
 }
 
+#[cfg(test)]
+impl Persister {
+    /// Ends once everything queued is written, as a process does that is killed: nothing says what is synced.
+    pub(super) fn abandon(self) {
+        drop(self.jobs);
+        self.thread.join().unwrap();
+    }
+}
+
 fn run(store: StateStore, queue: &mpsc::Receiver<Job>, mut report: impl FnMut(StateEvent)) {
     let mut writer = match Writer::new(store) {
         Ok(writer) => writer,
@@ -130,7 +139,7 @@ fn run(store: StateStore, queue: &mpsc::Receiver<Job>, mut report: impl FnMut(St
             Ok(Done::Persisted(number)) => report(StateEvent::Persisted(number, writer.store.reader())),
             Ok(Done::Synced(number)) => report(StateEvent::Synced(number)),
             Ok(Done::Nothing) => {}
-            Err(error) => return report(StateEvent::Failed(error.to_string())),
+            Err(error) => return report(StateEvent::Failed(writer.store.explain(&error))),
         }
     }
 }
@@ -200,7 +209,7 @@ impl Writer {
             parts.newest_bytes = 0;
             for row in part.range(retired.as_slice()..) {
                 let (key, value) = row.into_inner()?;
-                let id = parse_recent_key(&key).ok_or_else(|| StateError("malformed key in a table of recent rows".into()))?;
+                let id = parse_recent_key(&key).ok_or_else(|| StateError::Failed("malformed key in a table of recent rows".into()))?;
                 parts.count(id.main.0, (key.len() + value.len()) as u64);
             }
         }
@@ -298,7 +307,7 @@ impl Writer {
     }
 
     fn sync(&mut self) -> Result<BatchNumber, StateError> {
-        self.store.database.persist(PersistMode::SyncAll)?;
+        self.store.sync()?;
         Ok(self.written)
     }
 
@@ -308,7 +317,7 @@ impl Writer {
             return Ok(());
         }
         self.store.host.insert(RETIRED_KEY, recent_key(below))?;
-        self.store.database.persist(PersistMode::SyncAll)?;
+        self.store.sync()?;
         let firsts: Vec<i64> = self.store.tables.recent.keys().copied().collect();
         let gone: Vec<i64> = firsts.windows(2).filter(|pair| pair[1] <= below.main.0).map(|pair| pair[0]).collect();
         let mut deleted = Vec::new();
@@ -327,5 +336,5 @@ impl Writer {
 }
 
 fn main_of(key: &[u8]) -> Result<i64, StateError> {
-    parse_recent_key(key).map(|id| id.main.0).ok_or_else(|| StateError("a recent row's key is not a revision".into()))
+    parse_recent_key(key).map(|id| id.main.0).ok_or_else(|| StateError::Failed("a recent row's key is not a revision".into()))
 }

@@ -249,7 +249,11 @@ fn written(directory: &Path) -> PathBuf {
     for number in 1..=10_u8 {
         host.commit(&[(Table::Meta, b"applied", Some(&[number])), (Table::Settled, &[number], Some(&[number; 20_000]))]);
     }
-    host.persister.close();
+    host.persister.abandon();
+    journal_of(directory)
+}
+
+fn journal_of(directory: &Path) -> PathBuf {
     fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.extension().is_some_and(|e| e == "jnl")).unwrap()
 }
 
@@ -288,8 +292,111 @@ fn a_journal_that_ends_within_a_batch_loses_that_batch() {
     assert_eq!(reader.get(Table::Meta, b"applied").unwrap().unwrap()[..], [9]);
 }
 
+/// The same, all of it synced, and then one batch more that is not.
+fn synced(directory: &Path) -> PathBuf {
+    let mut host = Host::open(directory);
+    for number in 1..=10_u8 {
+        host.commit(&[(Table::Meta, b"applied", Some(&[number])), (Table::Settled, &[number], Some(&[number; 20_000]))]);
+    }
+    host.sync();
+    host.commit(&[(Table::Meta, b"applied", Some(&[11])), (Table::Settled, &[11], Some(&[11; 20_000]))]);
+    host.persister.abandon();
+    journal_of(directory)
+}
+
+fn lost(path: &Path) -> String {
+    match StateStore::open(path) {
+        Err(StateError::Lost(what)) => what,
+        other => panic!("not lost: {other:?}"),
+    }
+}
+
 #[test]
-fn a_store_that_cannot_be_mended_is_moved_aside() {
+fn a_journal_is_never_cut_below_a_sync_whatever_is_damaged() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = synced(directory.path());
+    let good = fs::read(&journal).unwrap();
+    let synced_end = find_last(&good, &[10; 64]) + 64;
+    // The first tag, bits all over, the last value; zeros; a shorter file.
+    for at in [0, 1, 13, 40, synced_end / 3, synced_end / 2, synced_end - 1] {
+        let mut bytes = good.clone();
+        bytes[at] ^= 4;
+        fs::write(&journal, &bytes).unwrap();
+        let what = lost(directory.path());
+        assert!(what.contains(journal.to_str().unwrap()) && what.contains("was synced to byte"), "{at}: {what}");
+        assert!(fs::read(&journal).unwrap() == bytes, "byte {at}: the journal was changed");
+    }
+    fs::write(&journal, &good[..synced_end - 30_000]).unwrap();
+    lost(directory.path());
+    fs::write(&journal, [&good[..synced_end - 30_000], &vec![0; 100_000]].concat()).unwrap();
+    lost(directory.path());
+    // Behind the sync it is a torn tail as ever.
+    let mut bytes = good;
+    let unsynced = find_last(&bytes, &[11; 64]);
+    bytes[unsynced] ^= 4;
+    fs::write(&journal, &bytes).unwrap();
+    let store = StateStore::open(directory.path()).unwrap();
+    assert!(store.repaired.as_ref().unwrap().contains("was cut at byte"), "{:?}", store.repaired);
+    assert_eq!(store.reader().get(Table::Meta, b"applied").unwrap().unwrap()[..], [10]);
+}
+
+#[test]
+fn a_journal_that_another_follows_is_whole_or_the_state_is_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = written(directory.path());
+    fs::write(directory.path().join("1.jnl"), vec![0; 1 << 20]).unwrap();
+    let good = fs::read(&journal).unwrap();
+    let mut bytes = good.clone();
+    bytes[0] ^= 4;
+    fs::write(&journal, &bytes).unwrap();
+    assert!(lost(directory.path()).contains("when the next one was begun"));
+    fs::write(&journal, &good).unwrap();
+    assert_eq!(StateStore::open(directory.path()).unwrap().reader().get(Table::Meta, b"applied").unwrap().unwrap()[..], [10]);
+}
+
+#[test]
+fn a_journal_that_is_gone_is_missed() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = synced(directory.path());
+    fs::rename(&journal, directory.path().join("aside")).unwrap();
+    assert!(lost(directory.path()).contains("has no journal"));
+    fs::rename(directory.path().join("aside"), directory.path().join("7.jnl")).unwrap();
+    fs::write(directory.path().join("9.jnl"), b"").unwrap();
+    assert!(lost(directory.path()).contains("8.jnl is missing"));
+}
+
+/// The engine syncs its journal before it writes a table, and marks nothing.
+#[test]
+fn a_cut_behind_which_a_table_has_more_is_a_lost_state_also_at_the_next_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut host = Host::open(directory.path());
+    host.commit(&[(Table::Meta, b"swept", Some(b"1"))]);
+    host.commit(&[(Table::Meta, b"swept", Some(b"2")), (Table::Settled, b"moved", Some(&[2; 20_000]))]);
+    host.persister.abandon();
+    let database = open_database(directory.path()).unwrap();
+    database.keyspace("meta", options).unwrap().rotate_memtable_and_wait().unwrap();
+    drop(database);
+    let journal = journal_of(directory.path());
+    let mut bytes = fs::read(&journal).unwrap();
+    let at = find_last(&bytes, &[2; 64]);
+    bytes[at] ^= 4;
+    fs::write(&journal, &bytes).unwrap();
+    for _ in 0..2 {
+        assert!(lost(directory.path()).contains("but the journals end with batch"));
+    }
+}
+
+#[test]
+fn rows_that_outlived_a_compaction_are_missed_when_their_table_is_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = StateStore::open(directory.path()).unwrap();
+    store.host.insert(SETTLED_BYTES_KEY, 7_u64.to_le_bytes()).unwrap();
+    drop(store);
+    assert!(lost(directory.path()).contains("outlived a compaction"));
+}
+
+#[test]
+fn a_lost_store_is_left_as_it_is_until_it_is_moved_aside() {
     let parent = tempfile::tempdir().unwrap();
     let directory = parent.path().join("state");
     fs::create_dir(&directory).unwrap();
@@ -300,7 +407,8 @@ fn a_store_that_cannot_be_mended_is_moved_aside() {
             fs::write(&path, b"rotten").unwrap();
         }
     }
-    let store = StateStore::open(&directory).unwrap();
+    let what = lost(&directory);
+    let store = StateStore::begin_anew(&directory, &what).unwrap();
     assert!(store.repaired.as_ref().unwrap().contains("state.damaged-1"), "{:?}", store.repaired);
     assert_eq!(store.reader().get(Table::Meta, b"applied").unwrap(), None);
     assert!(parent.path().join("state.damaged-1/keyspaces").is_dir());

@@ -31,7 +31,7 @@ fn start(directory: &Path) -> (Wal, WalThreads, events::Receiver<Event>) {
 
 fn recover(directory: &Path) -> Result<Recovered, WalDamage> {
     let mut recovery = Recovery::new(LogIndex(0), SETTINGS, [5; 32]);
-    for (segment, path) in open(directory).unwrap() {
+    for (segment, path) in list(directory).unwrap().segments {
         recovery.segment(segment, &std::fs::read(path).unwrap().into())?;
     }
     recovery.finish()
@@ -68,7 +68,7 @@ fn write(planner: &mut Planner, wal: &Wal, events: &events::Receiver<Event>) {
 fn what_was_reported_durable_is_there_after_a_restart() {
     let home = tempfile::tempdir().unwrap();
     let directory = home.path().join("member/wal");
-    assert!(open(&directory).unwrap().is_empty());
+    std::fs::create_dir_all(&directory).unwrap();
     let mut planner = bootstrap().planner;
     let mut written = 1;
     for life in 1..4 {
@@ -145,7 +145,6 @@ fn only_so_many_writes_wait_for_the_disk_and_who_hands_over_more_waits() {
 #[test]
 fn segments_are_recycled_on_disk() {
     let home = tempfile::tempdir().unwrap();
-    open(home.path()).unwrap();
     let mut planner = bootstrap().planner;
     let (wal, threads, events) = start(home.path());
     for index in 2..120 {
@@ -155,7 +154,7 @@ fn segments_are_recycled_on_disk() {
     }
     drop(wal);
     threads.join();
-    let segments = open(home.path()).unwrap();
+    let segments = list(home.path()).unwrap().segments;
     assert!(segments.len() <= 3 && segments[0].0 > SegmentId(8), "{segments:?}");
     assert_eq!(recover(home.path()).unwrap().entries.last(), Some(&entry(119, 3_000)));
 }
@@ -198,14 +197,57 @@ fn a_prepared_file_becomes_the_segment() {
 }
 
 #[test]
-fn leftovers_of_a_preparation_are_removed_and_strangers_are_named() {
+fn leftovers_of_a_preparation_go_when_the_owner_says_so_and_strangers_are_named() {
     let home = tempfile::tempdir().unwrap();
     std::fs::write(home.path().join("7.tmp"), b"half").unwrap();
-    assert!(open(home.path()).unwrap().is_empty());
+    let found = list(home.path()).unwrap();
+    assert!(found.segments.is_empty() && home.path().join("7.tmp").exists());
+    found.remove_unfinished().unwrap();
     assert!(!home.path().join("7.tmp").exists());
     std::fs::write(home.path().join("notes.txt"), b"?").unwrap();
-    let error = open(home.path()).unwrap_err();
+    let error = list(home.path()).unwrap_err();
     assert!(error.to_string().contains("notes.txt"), "{error}");
+}
+
+#[test]
+fn the_lost_and_found_of_a_file_system_of_its_own_is_no_stranger() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::create_dir(home.path().join("lost+found")).unwrap();
+    assert!(list(home.path()).unwrap().segments.is_empty());
+}
+
+/// Hears about a log that grows.
+struct Grown(events::Sender<u64>);
+
+impl WalListener for Grown {
+    fn durable(&mut self, _: WriteNumber) {}
+    fn failed(&mut self, error: WalError) {
+        panic!("{error}");
+    }
+    fn grown(&mut self, kept_bytes: u64) {
+        self.0.send(kept_bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_log_that_nobody_releases_is_told_once_it_is_above_its_limit_and_always_measured() {
+    let home = tempfile::tempdir().unwrap();
+    let (sender, grown) = events::channel();
+    let (wal, threads) = Wal::start_with(home.path(), Grown(sender), 20_000).unwrap();
+    let metrics = Arc::clone(&wal.metrics);
+    let create = |segment| WalOp::Create { segment: SegmentId(segment), length: 8_192 };
+    let remove = |segment| WalOp::Remove { segment: SegmentId(segment) };
+    wal.write_blocking(WriteNumber(1), (1..=5).map(create).collect()).unwrap();
+    wal.write_blocking(WriteNumber(2), vec![remove(1), WalOp::Recycle { from: SegmentId(2), to: SegmentId(6) }]).unwrap();
+    drop(wal);
+    threads.join();
+    assert_eq!(grown.iter().collect::<Vec<_>>(), [3 * 8_192], "one line in a minute");
+    assert_eq!(metrics.kept_bytes.get(), 4 * 8_192);
+    let (sender, _grown) = events::channel();
+    let (wal, threads) = Wal::start_with(home.path(), Grown(sender), 20_000).unwrap();
+    assert_eq!(wal.metrics().kept_bytes.get(), 4 * 8_192, "what an earlier life left counts");
+    drop(wal);
+    threads.join();
 }
 
 #[test]

@@ -195,7 +195,7 @@ fn wiped_member_does_not_vote() -> Outcome {
         member.kill()?;
     }
     let (mut wiped, aside) = wipe_third(&ground)?;
-    fs::remove_dir_all(ground.cluster.members[0].data_dir.join("state"))?;
+    fs::remove_dir_all(ground.cluster.members[0].data_dir.join("member/state"))?;
     ground.cluster.members[0].start()?;
     wait_logged(&ground.cluster.members[0], &["\"applied\":0", "serving peer traffic"])?;
     for _ in 0..3 {

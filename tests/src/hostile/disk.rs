@@ -21,6 +21,11 @@ pub const CLAIMS: &[Claim] = &[
     ("a data directory that may not grow from the start is named", no_room_to_start),
     ("a file size limit ends a member with a message, and nothing is lost", file_size_limit),
     ("a full file system ends a member with a message, and nothing is lost", full_disk),
+    ("a full file system under the state store alone is named", full_disk_under_the_state),
+    ("a file system of 96 MiB is enough to start and serve", small_disk),
+    ("a log whose front is gone is refused, left as it is, and good again once it is put back", log_without_front),
+    ("a short segment is refused, left as it is, and good again once it is put back", short_segment),
+    ("a log directory with lost+found is taken", lost_and_found),
 ];
 
 const MIB: u64 = 1 << 20;
@@ -43,7 +48,7 @@ fn flip(path: &Path, offset: u64) -> std::io::Result<()> {
 /// The segments of a member's log, oldest first.
 fn segments(data_dir: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(data_dir.join("wal"))? {
+    for entry in fs::read_dir(data_dir.join("member/wal"))? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "wal") {
             found.push(path);
@@ -127,6 +132,9 @@ fn flipped_bits() -> Outcome {
     ground.put_many(0, 300, 100)?;
     ground.put_many(0, 120, MIB as usize)?;
     ground.put_many(0, 20, 100)?;
+    // Rows that are moved stand in no log: only the store itself has them.
+    ground.compact()?;
+    ground.put_many(0, 60, 100)?;
     ground.member().kill()?;
     let data_dir = ground.member().data_dir.clone();
     let good = ground.cluster.folder().join("good");
@@ -141,13 +149,15 @@ fn flipped_bits() -> Outcome {
             *largest = (length, path).max(std::mem::take(largest));
         }
     }
-    for needed in ["wal/", "state/#.jnl", "/tables/", "/current", "/v#", "state/version"] {
+    for needed in ["wal/", "state/#.jnl", "/tables/", "/current", "/v#", "state/version", "state/synced"] {
         require(kinds.keys().any(|kind| kind.contains(needed)), || format!("no file of kind {needed}: {kinds:?}"))?;
     }
     let mut wrong = Vec::new();
     for (kind, (_, path)) in kinds {
+        // The start before may have moved files aside.
+        copy(&good, &data_dir)?;
         let end = content_end(&fs::read(&path)?);
-        for offset in [1, end / 2, end.saturating_sub(2)] {
+        for offset in [1, end / 4, end / 2, end / 4 * 3, end.saturating_sub(2)] {
             copy(&good, &data_dir)?;
             flip(&path, offset)?;
             if let Err(error) = refused_or_harmless(&mut ground) {
@@ -209,7 +219,7 @@ fn newer_log_format() -> Outcome {
 fn newer_state_format() -> Outcome {
     let mut ground = Ground::new(1, &[])?;
     ground.member().kill()?;
-    let version = ground.member().data_dir.join("state/version");
+    let version = ground.member().data_dir.join("member/state/version");
     let good = fs::read(&version)?;
     let mut newer = good.clone();
     *newer.last_mut().ok_or("the version file is empty")? = 200;
@@ -223,12 +233,51 @@ fn missing_log() -> Outcome {
     let mut ground = Ground::new(1, &["--snapshot-count", "10"])?;
     ground.put_many(0, 100, 100)?;
     ground.member().kill()?;
-    let (wal, aside) = (ground.member().data_dir.join("wal"), ground.cluster.folder().join("aside"));
+    let (wal, aside) = (ground.member().data_dir.join("member/wal"), ground.cluster.folder().join("aside"));
     fs::rename(&wal, &aside)?;
     refused(ground.member(), &["has no write-ahead log", "lost what it promised"])?;
     fs::remove_dir_all(&wal)?;
     fs::rename(&aside, &wal)?;
     ground.start_unharmed(0)
+}
+
+fn log_without_front() -> Outcome {
+    damaged_log(|path| open(path)?.write_all_at(&[0; 8 << 10], 0))
+}
+
+fn short_segment() -> Outcome {
+    [0, 100, 5_000, 70_000].into_iter().try_for_each(|length| damaged_log(move |path| open(path)?.set_len(length)))
+}
+
+/// A member over a damaged log says so, keeps every file, and has lost nothing once the log is whole again.
+fn damaged_log(damage: impl Fn(&Path) -> std::io::Result<()>) -> Outcome {
+    let mut ground = Ground::new(1, &[])?;
+    ground.put_many(0, 50, 1_000)?;
+    ground.member().kill()?;
+    let path = segments(&ground.member().data_dir)?.remove(0);
+    let good = fs::read(&path)?;
+    damage(&path)?;
+    let damaged = fs::read(&path)?;
+    for _ in 0..2 {
+        refused(ground.member(), &[&name(&path), "this member", "remove"])?;
+        require(fs::read(&path)? == damaged, || "the damaged log was changed".into())?;
+    }
+    fs::write(&path, good)?;
+    ground.start_unharmed(0)
+}
+
+fn lost_and_found() -> Outcome {
+    let mut ground = Ground::new(1, &[])?;
+    let mut loner = ground.loner("loner")?;
+    let wal = ground.cluster.folder().join("own");
+    fs::create_dir_all(wal.join("lost+found"))?;
+    loner.set("--wal-dir", wal.to_str().ok_or("not UTF-8")?);
+    loner.start()?;
+    loner.wait_ready()?;
+    loner.kill()?;
+    loner.start()?;
+    loner.wait_ready()?;
+    ground.check_unharmed(&[0])
 }
 
 fn no_room_to_start() -> Outcome {
@@ -331,5 +380,45 @@ fn full_disk() -> Outcome {
         ground.member().kill()?;
         drop(healthy);
     }
+    Ok(())
+}
+
+fn full_disk_under_the_state() -> Outcome {
+    let mut ground = Ground::new(1, &[])?;
+    let folder = ground.cluster.folder().join("small");
+    let disk = SmallDisk::mount(&folder, 96)?;
+    let mut small = ground.loner("loner")?;
+    small.set("--data-dir", folder.join("data").to_str().ok_or("not UTF-8")?);
+    small.set("--wal-dir", ground.cluster.folder().join("roomy").to_str().ok_or("not UTF-8")?);
+    small.wrapper = disk.enter();
+    let healthy = ground.cluster.members.remove(0);
+    ground.acknowledged.clear();
+    ground.cluster.members.push(small);
+    ground.start_unharmed(0)?;
+    ground.put_until_refused(MIB as usize)?;
+    ended(ground.member(), &[&folder.display().to_string(), "No space left on device", "this member stops"])?;
+    disk.resize(&folder, 1024)?;
+    ground.start_unharmed(0)?;
+    ground.member().kill()?;
+    drop(healthy);
+    Ok(())
+}
+
+fn small_disk() -> Outcome {
+    let mut ground = Ground::new(1, &[])?;
+    let folder = ground.cluster.folder().join("small");
+    let disk = SmallDisk::mount(&folder, 96)?;
+    let mut small = ground.loner("loner")?;
+    small.set("--data-dir", folder.join("data").to_str().ok_or("not UTF-8")?);
+    small.wrapper = disk.enter();
+    let healthy = ground.cluster.members.remove(0);
+    ground.acknowledged.clear();
+    ground.cluster.members.push(small);
+    for _ in 0..2 {
+        ground.start_unharmed(0)?;
+        ground.put_many(0, 50, 10_000)?;
+        ground.member().kill()?;
+    }
+    drop(healthy);
     Ok(())
 }

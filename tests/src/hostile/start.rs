@@ -24,6 +24,7 @@ pub const CLAIMS: &[Claim] = &[
     ("a data directory that is read-only for the process's user is refused", data_dir_is_read_only),
     ("a data directory that the process's user cannot read is refused", data_dir_is_unreadable),
     ("a log file that the process's user cannot read is refused", log_is_unreadable),
+    ("a data directory that others may write to is warned about", data_dir_is_open_to_others),
     ("a data directory that another process holds is refused", data_dir_is_locked),
     ("etcd's data directory is refused untouched", data_dir_of_etcd),
 ];
@@ -171,7 +172,7 @@ fn log_is_unreadable() -> Outcome {
     ground.member().kill()?;
     let mut unprivileged = ground.cluster.members[0].twin("unprivileged");
     without_rights(&ground, &mut unprivileged)?;
-    let wal = ground.member().data_dir.join("wal/0000000000000001.wal");
+    let wal = ground.member().data_dir.join("member/wal/0000000000000001.wal");
     for file in files(&ground.member().data_dir)?.keys() {
         give_away(file)?;
     }
@@ -182,6 +183,18 @@ fn log_is_unreadable() -> Outcome {
     refused(&mut unprivileged, &["0000000000000001.wal", "Permission denied"])?;
     fs::set_permissions(&wal, fs::Permissions::from_mode(0o600))?;
     ground.start_unharmed(0)
+}
+
+fn data_dir_is_open_to_others() -> Outcome {
+    let mut ground = Ground::new(1, &[])?;
+    for (mode, warned) in [(0o777, true), (0o770, true), (0o755, true), (0o700, false)] {
+        ground.member().kill()?;
+        fs::set_permissions(&ground.member().data_dir, fs::Permissions::from_mode(mode))?;
+        ground.start_unharmed(0)?;
+        let text = ground.member().log_text()?;
+        require(text.contains("others than its owner") == warned, || format!("mode {mode:o}: {text}"))?;
+    }
+    Ok(())
 }
 
 fn data_dir_is_locked() -> Outcome {
