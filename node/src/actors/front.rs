@@ -5,7 +5,7 @@ use super::{
     inbox::Inbound,
     watch::{HubHandle, HubRequest},
 };
-use crate::state::FjallReader;
+use crate::{state::FjallReader, transport::frame::COMMAND_BYTES};
 use quorate_core::{
     command::{Alarm, AlarmChange, AlarmKind, Command, KeyRange, Op, Range, Refusal, Reply, Txn},
     effect::Proposal,
@@ -65,6 +65,9 @@ impl NodeFront {
     async fn replicate(&self, command: &Command, deadline: Instant) -> Result<Reply, Refusal> {
         let member = &self.shared.member;
         let encoded = encode_command(command);
+        if encoded.len() > COMMAND_BYTES {
+            return Err(Refusal::RequestTooLarge);
+        }
         // Held until the answer is here, or nobody waits for it any more.
         let _share = self.shared.proposals.try_take(encoded.len() as u64).ok_or(Refusal::TooManyRequests)?;
         let request = RequestId { member: member.member, boot: member.boot, sequence: self.shared.next_sequence() };
