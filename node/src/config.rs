@@ -1,6 +1,7 @@
 //! What this member was told to be: flags and environment, checked by etcd's rules and with its words.
 
 use crate::flags::{self, Given, Usage};
+use crate::transport::frame::COMMAND_BYTES;
 use crate::url::Url;
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, time::Duration};
 
@@ -148,7 +149,7 @@ impl Config {
         }
         if config.max_request_bytes > MAX_REQUEST_BYTES_CEILING {
             return Err(format!(
-                "--max-request-bytes {} is over {MAX_REQUEST_BYTES_CEILING}, the most that one log record holds",
+                "--max-request-bytes {} is over {MAX_REQUEST_BYTES_CEILING}, the most that every member of this release can receive",
                 config.max_request_bytes
             ));
         }
@@ -156,8 +157,9 @@ impl Config {
     }
 }
 
-/// The largest `--max-request-bytes`: an entry must fit a frame between members and a record of the log.
-pub const MAX_REQUEST_BYTES_CEILING: usize = 512 << 20;
+/// The largest `--max-request-bytes`: what one member takes, all must be able to receive, whatever their own flag says. Half of the
+/// largest command, because that is longer than its request if it has many small ops.
+pub const MAX_REQUEST_BYTES_CEILING: usize = COMMAND_BYTES / 2;
 
 fn invalid(name: &str, value: &str) -> String {
     format!("invalid value {value:?} for flag -{name}: invalid value {value:?}")

@@ -34,7 +34,7 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64},
     },
     time::{Duration, Instant},
 };
@@ -54,8 +54,6 @@ const LINGER: Duration = Duration::from_millis(50);
 const PUBLISH_PAUSE: Duration = Duration::from_millis(100);
 /// Beside two election timeouts, what a request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// What a frame between members may hold beside its largest entry.
-const FRAME_SLACK_BYTES: usize = 8 << 20;
 
 /// Runs a member until it is told to stop.
 ///
@@ -126,7 +124,7 @@ async fn serve(config: Config, directory: DataDir, recovered: Recovery, clients:
     let (inbox, inbox_receiver) = Inbound::queue();
     let fresh = Arc::new(AtomicBool::new(log.holds_only_bootstrap()));
     let limits = Limits::default();
-    let transport = Transport::new(peer_settings(&config, &shared, &fresh, announced, inbox.clone(), chance.next_u64(), limits));
+    let transport = Transport::new(peer_settings(&config, &shared, &fresh, announced, inbox.clone(), chance.next_u64()));
     let settings = Settings {
         member: identity.member,
         boot,
@@ -199,7 +197,6 @@ fn peer_settings(
     announced: BTreeSet<MemberId>,
     inbox: mpsc::Sender<Inbound>,
     process: u64,
-    limits: Limits,
 ) -> PeerSettings {
     let state = Arc::clone(shared);
     let inbox = Arc::new(PeerInbox::new(inbox));
@@ -211,7 +208,6 @@ fn peer_settings(
         fresh: Arc::clone(fresh),
         ping_interval: config.election_timeout / 4,
         silence: config.election_timeout,
-        frame_limit: config.max_request_bytes.saturating_mul(2) + limits.append_bytes + FRAME_SLACK_BYTES,
         deliver: Arc::new(move |event: PeerEvent| {
             let inbox = Arc::clone(&inbox);
             Box::pin(async move { inbox.deliver(event).await })

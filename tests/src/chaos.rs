@@ -1,7 +1,12 @@
-//! Three real members under load and under fire: the leader killed, all killed, the leader stopped; then the history is judged.
+//! Three real members under load and under fire: the leader killed, all killed, the leader stopped, a flag changed on one after the
+//! other, members cut off in silence; then the history is judged.
+
+mod flag_change;
+mod partition;
 
 use crate::{
-    load::{self, Numbers},
+    load::{self, Clients, Numbers},
+    network,
     process::{Cluster, Server},
     recorder::Recorder,
 };
@@ -12,7 +17,7 @@ use std::{
     error::Error,
     fs::File,
     io::BufWriter,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -46,7 +51,13 @@ pub struct Options {
     /// Clients that watch everything.
     #[arg(long, default_value_t = 3)]
     watchers: usize,
-    /// A short run: two kills of the leader, one of all, one pause of 3 seconds.
+    /// How often a flag is changed on one member after the other.
+    #[arg(long, default_value_t = 1)]
+    flag_changes: u32,
+    /// For how many seconds members are cut off in silence: the leader, a follower, and all from all. 0: not at all.
+    #[arg(long, value_delimiter = ',', default_values_t = [5, 60, 120])]
+    partition_seconds: Vec<u64>,
+    /// A short run: two kills of the leader, one of all, one pause of 3 seconds, the leader cut off for 5 seconds.
     #[arg(long)]
     smoke: bool,
     /// Run it against etcd: what is wrong then is the suite's own fault.
@@ -76,52 +87,98 @@ impl Fault {
     }
 }
 
+/// A cluster, its clients, and what they did.
+struct Run {
+    cluster: Cluster,
+    runtime: tokio::runtime::Runtime,
+    recorder: Arc<Recorder>,
+    clients: Clients,
+}
+
 /// Runs load and faults, prints how long each outage lasted and what the checker says.
 pub fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     let server = if options.self_check { Server::Etcd } else { Server::Quorate };
-    let (kills, kills_all, pauses, pause) = if options.smoke {
-        (2, 1, 1, Duration::from_secs(3))
+    // Before the network is another one: building may need it.
+    server.binary()?;
+    network::isolate()?;
+    let struck = strikes(server, options)?;
+    let parted = partition::run(server, options)?;
+    Ok(struck && parted)
+}
+
+impl Run {
+    fn start(cluster: Cluster, numbers: Numbers) -> Result<Self, Box<dyn Error>> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let recorder = Arc::new(Recorder::new(cluster.members.len(), numbers.watchers));
+        let clients = load::start(&runtime, &recorder, &endpoints(&cluster), numbers);
+        Ok(Self { cluster, runtime, recorder, clients })
+    }
+
+    fn wait_writes(&self, before: &str) -> Result<(), Box<dyn Error>> {
+        if self.recorder.wait_writes(WRITES_BETWEEN, RECOVERY_LIMIT) {
+            return Ok(());
+        }
+        Err(format!("no {WRITES_BETWEEN} writes in {RECOVERY_LIMIT:?} before {before}").into())
+    }
+
+    /// Ends the load and judges what was recorded.
+    fn judge(mut self, history: Option<&Path>) -> Result<bool, Box<dyn Error>> {
+        self.recorder.stop();
+        self.runtime.block_on(self.clients.finish_operations());
+        let endpoints = endpoints(&self.cluster);
+        let settled = endpoints.iter().all(|endpoint| self.runtime.block_on(load::read_everything(&self.recorder, endpoint)));
+        let drained = self.recorder.wait_watchers(RECOVERY_LIMIT);
+        self.clients.end_watches();
+        self.runtime.shutdown_timeout(Duration::from_secs(1));
+        let clean = judge(&self.recorder, history)?;
+        if !settled {
+            println!("FAILED: a member did not answer a last read of everything");
+        }
+        if !drained {
+            println!("FAILED: a watcher did not come to the newest revision within {RECOVERY_LIMIT:?}");
+        }
+        Ok(clean && settled && drained)
+    }
+}
+
+fn endpoints(cluster: &Cluster) -> Vec<String> {
+    cluster.members.iter().map(|member| member.client.clone()).collect()
+}
+
+/// Kills, stops, and changes of a flag.
+fn strikes(server: Server, options: &Options) -> Result<bool, Box<dyn Error>> {
+    let (kills, kills_all, pauses, pause, flag_changes) = if options.smoke {
+        (2, 1, 1, Duration::from_secs(3), 0)
     } else {
-        (options.kill_leader, options.kill_all, options.pause_leader, Duration::from_secs(options.pause_seconds))
+        let pause = Duration::from_secs(options.pause_seconds);
+        (options.kill_leader, options.kill_all, options.pause_leader, pause, options.flag_changes)
     };
     let plan: Vec<_> = [(Fault::KillLeader, kills), (Fault::KillAll, kills_all), (Fault::PauseLeader, pauses)]
         .into_iter()
         .flat_map(|(fault, times)| (0..times).map(move |_| fault))
         .collect();
-    let mut cluster = Cluster::start(server, MEMBERS, &[])?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let endpoints: Vec<_> = cluster.members.iter().map(|member| member.client.clone()).collect();
-    let recorder = Arc::new(Recorder::new(MEMBERS, options.watchers));
-    let numbers = Numbers { writers: options.writers, readers: options.readers, watchers: options.watchers };
-    let mut clients = load::start(&runtime, &recorder, &endpoints, numbers);
-
+    if plan.is_empty() && flag_changes == 0 {
+        return Ok(true);
+    }
+    let numbers = Numbers { writers: options.writers, readers: options.readers, watchers: options.watchers, pause: Duration::ZERO };
+    let mut run = Run::start(Cluster::start(server, MEMBERS, &[])?, numbers)?;
     let mut outages = Vec::new();
     for (number, &fault) in plan.iter().enumerate() {
-        if !recorder.wait_writes(WRITES_BETWEEN, RECOVERY_LIMIT) {
-            return Err(format!("no {WRITES_BETWEEN} writes in {RECOVERY_LIMIT:?} before fault {}", number + 1).into());
-        }
-        let outage = strike(&runtime, &mut cluster, &recorder, fault, pause)?;
+        run.wait_writes(fault.name())?;
+        let outage = strike(&run.runtime, &mut run.cluster, &run.recorder, fault, pause)?;
         eprintln!("{:>3}/{}  {}: first acknowledgement after {:.2} s", number + 1, plan.len(), fault.name(), outage.as_secs_f64());
         outages.push((fault, outage));
     }
-    recorder.wait_writes(WRITES_BETWEEN, RECOVERY_LIMIT);
-    recorder.stop();
-    runtime.block_on(clients.finish_operations());
-    let settled = endpoints.iter().all(|endpoint| runtime.block_on(load::read_everything(&recorder, endpoint)));
-    let drained = recorder.wait_watchers(RECOVERY_LIMIT);
-    clients.end_watches();
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    let clean = judge(&recorder, options)?;
+    let mut changed = true;
+    for change in 0..flag_changes {
+        changed &= flag_change::change(&mut run, change)?;
+    }
+    run.recorder.wait_writes(WRITES_BETWEEN, RECOVERY_LIMIT);
+    let clean = run.judge(options.history.as_deref())?;
     for fault in Fault::ALL {
         print_outages(fault, &outages);
     }
-    if !settled {
-        println!("FAILED: a member did not answer a last read of everything");
-    }
-    if !drained {
-        println!("FAILED: a watcher did not come to the newest revision within {RECOVERY_LIMIT:?}");
-    }
-    Ok(clean && settled && drained)
+    Ok(clean && changed)
 }
 
 /// One fault and its repair; returns the time to the first write that was called and acknowledged after it.
@@ -142,9 +199,7 @@ fn strike(
         cluster.members[victims[0]].signal(Signal::SIGSTOP)?;
         recorder.fault(fault.name());
         let outage = recorder.wait_recovered(RECOVERY_LIMIT).ok_or_else(late)?;
-        while let Some(left) = pause.checked_sub(stopped.elapsed()) {
-            std::thread::park_timeout(left);
-        }
+        wait_out(stopped, pause);
         cluster.members[victims[0]].signal(Signal::SIGCONT)?;
         return Ok(outage);
     }
@@ -167,6 +222,13 @@ fn strike(
     Ok(outage)
 }
 
+/// Waits until that long has passed since then: the length of a fault is not a synchronisation.
+fn wait_out(since: Instant, length: Duration) {
+    while let Some(left) = length.checked_sub(since.elapsed()) {
+        std::thread::park_timeout(left);
+    }
+}
+
 /// The member that says of itself that it leads.
 fn leader(runtime: &tokio::runtime::Runtime, cluster: &Cluster) -> Result<usize, Box<dyn Error>> {
     let deadline = Instant::now() + RECOVERY_LIMIT;
@@ -186,9 +248,9 @@ fn leader(runtime: &tokio::runtime::Runtime, cluster: &Cluster) -> Result<usize,
 }
 
 /// The checker's verdict on everything that was recorded.
-fn judge(recorder: &Recorder, options: &Options) -> Result<bool, Box<dyn Error>> {
+fn judge(recorder: &Recorder, history: Option<&Path>) -> Result<bool, Box<dyn Error>> {
     let records = recorder.take_records();
-    if let Some(file) = &options.history {
+    if let Some(file) = history {
         write_lines(&records, BufWriter::new(File::create(file)?))?;
     }
     let start = Instant::now();

@@ -1,8 +1,9 @@
 //! Bad input to real members: whatever is wrong, it ends in a clear message or error, nothing acknowledged is lost, and the healthy
 //! members are unharmed. One claim per function; each makes its own members and judges them from outside.
 
-mod company;
 mod disk;
+mod flags;
+mod impostors;
 mod start;
 mod wire;
 
@@ -32,7 +33,7 @@ pub struct Options {
     only: Option<String>,
 }
 
-const TABLES: [&[Claim]; 4] = [start::CLAIMS, disk::CLAIMS, wire::CLAIMS, company::CLAIMS];
+const TABLES: [&[Claim]; 5] = [start::CLAIMS, disk::CLAIMS, wire::CLAIMS, impostors::CLAIMS, flags::CLAIMS];
 
 /// Checks every claim and prints each verdict, then the counts.
 pub fn run(options: &Options) -> Result<bool, Box<dyn Error>> {

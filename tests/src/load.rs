@@ -9,7 +9,10 @@ use quorate_web::proto::etcdserverpb::{
 };
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::time::{sleep, timeout};
 use tonic::{Streaming, transport::Channel};
 
@@ -18,6 +21,8 @@ const KEYS: u64 = 64;
 const OPERATION_LIMIT: Duration = Duration::from_secs(5);
 /// A prober gives up sooner, so that it notices the end of an outage: others may still wait for a member that is gone.
 const PROBE_LIMIT: Duration = Duration::from_millis(200);
+/// One attempt of a client that waits for the first write to be acknowledged.
+const FIRST_WRITE_LIMIT: Duration = Duration::from_secs(1);
 /// Between two tries of a client that could not do anything.
 const BACKOFF: Duration = Duration::from_millis(100);
 const COMPACTION_PERIOD: Duration = Duration::from_secs(2);
@@ -29,6 +34,8 @@ pub struct Numbers {
     pub writers: usize,
     pub readers: usize,
     pub watchers: usize,
+    /// What a writer or reader waits between two operations.
+    pub pause: Duration,
 }
 
 /// Starts all clients; they end when the recorder says so.
@@ -47,6 +54,7 @@ pub fn start(runtime: &tokio::runtime::Runtime, recorder: &Arc<Recorder>, endpoi
         Client {
             number,
             limit,
+            pause: numbers.pause,
             recorder: Arc::clone(recorder),
             channels: channels.iter().map(tonic::transport::Endpoint::connect_lazy).collect(),
             member: number as usize % channels.len(),
@@ -99,9 +107,34 @@ pub async fn read_everything(recorder: &Recorder, endpoint: &str) -> bool {
     done
 }
 
+/// Writes through one member until it acknowledges one; says how long that took. What the value holds beyond its name is filling.
+pub async fn first_write(recorder: &Recorder, client: ClientId, endpoint: &str, value_bytes: usize, limit: Duration) -> Option<Duration> {
+    let start = Instant::now();
+    let key = format!("first{client}").into_bytes();
+    let endpoint = Channel::from_shared(format!("http://{endpoint}")).expect("an address").connect_timeout(Duration::from_secs(1));
+    let mut kv = KvClient::new(endpoint.connect_lazy());
+    let attempt_limit = if value_bytes == 0 { FIRST_WRITE_LIMIT } else { OPERATION_LIMIT };
+    while start.elapsed() < limit {
+        let (op, request) = recorder.invoke(client, |op| {
+            let mut value = format!("{op}:{client}").into_bytes();
+            value.resize(value.len().max(value_bytes), b'.');
+            Request::Put(Put { key: key.clone(), value, ..Put::default() })
+        });
+        let outcome = timeout(attempt_limit, wire::send(&mut kv, &request)).await.unwrap_or(Outcome::Unknown);
+        let is_done = matches!(outcome, Outcome::Ok { .. });
+        recorder.returned(op, outcome);
+        if is_done {
+            return Some(start.elapsed());
+        }
+        sleep(BACKOFF).await;
+    }
+    None
+}
+
 struct Client {
     number: ClientId,
     limit: Duration,
+    pause: Duration,
     recorder: Arc<Recorder>,
     channels: Vec<Channel>,
     member: usize,
@@ -130,6 +163,8 @@ impl Client {
         if !served {
             self.member = (self.member + 1) % self.channels.len();
             sleep(BACKOFF).await;
+        } else if !self.pause.is_zero() {
+            sleep(self.pause).await;
         }
         served
     }
@@ -179,6 +214,8 @@ impl Client {
             if !served {
                 self.member = (self.member + 1) % self.channels.len();
                 sleep(BACKOFF).await;
+            } else if !self.pause.is_zero() {
+                sleep(self.pause).await;
             }
         }
     }

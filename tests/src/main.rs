@@ -5,6 +5,7 @@ mod compare;
 mod fuzz;
 mod hostile;
 mod load;
+mod network;
 mod normalise;
 mod peers;
 mod process;
@@ -31,11 +32,11 @@ enum Suite {
     Compare(compare::Options),
     /// Send random requests, valid and not, to both and compare answers and errors.
     Fuzz(fuzz::Options),
-    /// Give members bad input, damaged files, full disks and wrong company: clear errors, nothing lost, the healthy unharmed.
+    /// Give members bad input, damaged files, full disks and impostors: clear errors, nothing lost, the healthy unharmed.
     Hostile(hostile::Options),
     /// Run etcd's own benchmark interleaved against both and print rates, percentiles, server CPU per operation and ratios.
     Ratios(ratios::Options),
-    /// Kill and stop real members under load, then judge the history: nothing acknowledged lost, linearizable, watches whole.
+    /// Kill, stop and cut off real members under load, then judge the history: nothing acknowledged lost, linearizable, watches whole.
     Chaos(chaos::Options),
 }
 

@@ -60,6 +60,15 @@ pub struct Member {
     log_start: u64,
 }
 
+/// Where a member runs: its two addresses, and what runs it there.
+#[derive(Clone, Debug)]
+pub struct Site {
+    pub client: String,
+    pub peer: String,
+    /// See [`Member::wrapper`].
+    pub wrapper: Vec<String>,
+}
+
 /// Members that form one cluster, in a folder that goes away with them.
 #[derive(Debug)]
 pub struct Cluster {
@@ -81,22 +90,30 @@ fn member_id(peer: &str) -> [u8; 8] {
 }
 
 impl Cluster {
-    /// Starts `size` members with etcd's own flags and waits until all serve.
+    /// Starts `size` members on loopback with etcd's own flags and waits until all serve.
     pub fn start(server: Server, size: usize, extra: &[&str]) -> Result<Self, Box<dyn Error>> {
+        let site = |_| {
+            let address = || free_port().map(|port| format!("127.0.0.1:{port}"));
+            Ok(Site { client: address()?, peer: address()?, wrapper: Vec::new() })
+        };
+        Self::start_at(server, (0..size).map(site).collect::<std::io::Result<_>>()?, extra)
+    }
+
+    /// The same, each member at a site of its own.
+    pub fn start_at(server: Server, mut sites: Vec<Site>, extra: &[&str]) -> Result<Self, Box<dyn Error>> {
         let binary = server.binary()?;
         let folder = tempfile::Builder::new().prefix("quorate-tests-").tempdir()?;
         let mut members = Vec::new();
         // Lists are sorted by member id, which comes from the peer address: names follow that order, on every run.
-        let mut peers = (0..size).map(|_| Ok(format!("127.0.0.1:{}", free_port()?))).collect::<std::io::Result<Vec<_>>>()?;
-        peers.sort_by_key(|peer| member_id(peer));
-        for (number, peer) in (1..).zip(peers) {
+        sites.sort_by_key(|site| member_id(&site.peer));
+        for (number, Site { client, peer, wrapper }) in (1..).zip(sites) {
             let name = format!("m{number}");
             members.push(Member {
-                client: format!("127.0.0.1:{}", free_port()?),
+                client,
                 peer,
                 data_dir: folder.path().join(&name),
                 log: folder.path().join(format!("{name}.log")),
-                wrapper: Vec::new(),
+                wrapper,
                 arguments: Vec::new(),
                 environment: Vec::new(),
                 binary: binary.clone(),

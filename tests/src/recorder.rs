@@ -29,6 +29,14 @@ struct State {
     /// The newest revision each watcher has been told of.
     watched: Vec<i64>,
     outage: Option<Outage>,
+    gap: Option<Gap>,
+}
+
+/// The longest time without an acknowledged write since it was asked for.
+#[derive(Clone, Copy, Debug)]
+struct Gap {
+    last: Instant,
+    longest: Duration,
 }
 
 /// From the moment something was broken; over once a write called after it is acknowledged.
@@ -88,6 +96,10 @@ impl Recorder {
                 state.newest_revision = state.newest_revision.max(response.revision());
                 if matches!(response, Response::Put { .. } | Response::Txn { succeeded: true, .. }) {
                     state.acknowledged_writes += 1;
+                    if let Some(gap) = &mut state.gap {
+                        gap.longest = gap.longest.max(gap.last.elapsed());
+                        gap.last = Instant::now();
+                    }
                     if let Some(outage) = state.outage.as_mut().filter(|outage| op > outage.first_op) {
                         outage.over.get_or_insert(outage.since.elapsed());
                     }
@@ -119,6 +131,16 @@ impl Recorder {
     /// Waits for the first write that was called after the last fault and acknowledged; says how long after the fault that was.
     pub fn wait_recovered(&self, limit: Duration) -> Option<Duration> {
         self.wait(limit, |state| state.outage.and_then(|outage| outage.over))
+    }
+
+    /// Measures the longest time without an acknowledged write from now on.
+    pub fn measure_gap(&self) {
+        self.lock().gap = Some(Gap { last: Instant::now(), longest: Duration::ZERO });
+    }
+
+    /// The longest one since the last [`Self::measure_gap`], also if it has not ended.
+    pub fn longest_gap(&self) -> Duration {
+        self.lock().gap.map_or(Duration::ZERO, |gap| gap.longest.max(gap.last.elapsed()))
     }
 
     /// Waits until so many more writes are acknowledged.
@@ -190,6 +212,19 @@ mod tests {
         let (late, _) = recorder.invoke(1, put);
         recorder.returned(late, acknowledged(3));
         assert!(recorder.wait_recovered(Duration::ZERO).is_some());
+    }
+
+    #[test]
+    fn a_gap_is_as_long_as_nothing_is_acknowledged() {
+        let recorder = Recorder::new(1, 0);
+        recorder.measure_gap();
+        let (op, _) = recorder.invoke(1, put);
+        recorder.returned(op, acknowledged(2));
+        let first = recorder.lock().gap.expect("it is measured").longest;
+        let (op, _) = recorder.invoke(1, put);
+        recorder.returned(op, Outcome::Unknown);
+        assert_eq!(recorder.lock().gap.expect("it is measured").longest, first, "what is not acknowledged ends no gap");
+        assert!(recorder.longest_gap() >= first);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::{
     inbox::Inbound,
     watch::{HubHandle, HubRequest},
 };
-use crate::state::FjallReader;
+use crate::{state::FjallReader, transport::frame::COMMAND_BYTES};
 use quorate_core::{
     command::{Command, Refusal, Reply},
     member::{Answer, Body, Request, Ticket, prepare},
@@ -133,6 +133,9 @@ impl Front for MemberHandle {
         self.current().check_cost(&command)?;
         let prepared = prepare(member.member, &command, context.request_bytes, member.max_request_bytes)?;
         drop(command);
+        if prepared.command.len() > COMMAND_BYTES {
+            return Err(Refusal::RequestTooLarge);
+        }
         // Held until the answer is here, or nobody waits for it any more.
         let _share = self.shared.proposals.try_take(prepared.command.len() as u64).ok_or(Refusal::TooManyRequests)?;
         match self.ask(Body::Propose(prepared), context).await? {

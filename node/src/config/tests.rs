@@ -167,6 +167,13 @@ fn wrong_values_are_refused_in_etcds_words() {
 }
 
 #[test]
+fn a_request_limit_above_what_members_can_receive_is_refused_with_the_limit() {
+    assert_eq!(read(&["--max-request-bytes=125829120"]).unwrap().max_request_bytes, 125_829_120);
+    let message = error(&["--max-request-bytes=125829121"]);
+    assert!(message.contains("--max-request-bytes 125829121 is over 125829120"), "{message}");
+}
+
+#[test]
 fn two_members_may_not_share_a_peer_url() {
     let message = error(&["--initial-cluster=default=http://localhost:2380,b=http://localhost:2380"]);
     assert!(message.starts_with("duplicate URL http://localhost:2380"), "{message}");

@@ -239,7 +239,7 @@ impl Loner {
         self.machine.flush(&mut effects);
         for effect in effects {
             match effect {
-                MachineEffect::Commit { number, batch, .. } => {
+                MachineEffect::Persist { number, batch, .. } => {
                     self.persister.commit(number, batch, WriteNumber(1), WriteNumber(1));
                     let StateEvent::Persisted(done, reader) = self.events.recv().unwrap() else { panic!("not persisted") };
                     assert_eq!(done, number);

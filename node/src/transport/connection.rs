@@ -2,57 +2,53 @@
 
 use super::{
     PeerEvent, Transport,
-    hello::{Answer, Channel, Hello, Introduction, MAGIC, Objection, PROTOCOL},
+    frame::{FRAME_BYTES, Frame, FrameReader, ReadError},
+    hello::{Channel, Hello, HelloReply, MAGIC, PROTOCOL, PeerIdentity, Rejection},
     queue::Queue,
 };
-use bytes::{Buf, BytesMut};
+use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
 use quorate_core::{
     codec::{self, FrameError},
-    consensus::Envelope,
     types::MemberId,
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fmt, io,
     sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
 
-/// From connecting to the answered hello.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
-/// A hello or its answer.
-const HELLO_LIMIT: usize = 4 << 10;
+/// From connecting to the answered hello, at most; twice [`super::PeerSettings::silence`] where that is shorter.
+pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+/// A hello or its reply.
+pub(super) const HELLO_BYTES: usize = 4 << 10;
+/// Between the starts of two attempts to connect: doubled from one to the other.
 const BACKOFF_FIRST: Duration = Duration::from_millis(20);
+/// The longest; [`super::PeerSettings::silence`] where that is shorter.
 const BACKOFF_LAST: Duration = Duration::from_secs(1);
 /// Bytes encoded into one write.
 const WRITE_BYTES: usize = 1 << 20;
 /// Connections that have not said hello yet.
-const STRANGERS_MAX: usize = 256;
-/// A connection on which no frame was completed for so many times [`super::PeerSettings::silence`] is closed.
-const SILENCES_MAX: u32 = 30;
+const HANDSHAKES_MAX: usize = 256;
+/// A connection that makes no progress for so many times [`super::PeerSettings::silence`] is closed: nothing comes, what was sent is
+/// not acknowledged, or nothing more can be sent. Its peer is dialled again from then on, so that the connection is a new one when
+/// the network comes back; the old one's retransmissions would be minutes apart by then.
+pub(super) const SILENCES_MAX: u32 = 5;
 /// After the system had no descriptor left for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-#[derive(Serialize, Deserialize)]
-enum Frame {
-    Ping,
-    Message(Envelope),
-    Leave(Answer),
-}
 
 /// How a connection ended.
 enum End {
     Io(io::Error),
     Closed,
     Frame(FrameError),
-    Objection(Objection),
+    Rejection(Rejection),
     /// The other side wants nothing to do with us.
-    Answer(Answer),
+    Reply(HelloReply),
     /// Not a member at all.
     Foreign(&'static str),
 }
@@ -63,9 +59,9 @@ impl fmt::Display for End {
             Self::Io(error) => write!(f, "{error}"),
             Self::Closed => write!(f, "connection closed"),
             Self::Frame(error) => write!(f, "{error}"),
-            Self::Objection(objection) => write!(f, "{objection}"),
-            Self::Answer(Answer::Refused(reason) | Answer::Banned(reason)) => write!(f, "refused by the other side: {reason}"),
-            Self::Answer(Answer::Welcome(_)) => write!(f, "unexpected welcome"),
+            Self::Rejection(rejection) => write!(f, "{rejection}"),
+            Self::Reply(HelloReply::Refused(reason) | HelloReply::Banned(reason)) => write!(f, "refused by the other side: {reason}"),
+            Self::Reply(HelloReply::Accepted(_)) => write!(f, "unexpected acceptance"),
             Self::Foreign(what) => f.write_str(what),
         }
     }
@@ -73,66 +69,104 @@ impl fmt::Display for End {
 
 impl From<io::Error> for End {
     fn from(error: io::Error) -> Self {
-        if error.kind() == io::ErrorKind::UnexpectedEof { Self::Closed } else { Self::Io(error) }
+        Self::Io(error)
     }
+}
+
+impl From<ReadError> for End {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Io(error) => Self::Io(error),
+            ReadError::Closed => Self::Closed,
+            ReadError::Frame(error) => Self::Frame(error),
+        }
+    }
+}
+
+/// Bounds what is sent and not acknowledged: the kernel itself would try for a quarter of an hour.
+pub(super) fn prepare(stream: &TcpStream, stall: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let stall_ms = u32::try_from(stall.as_millis()).unwrap_or(u32::MAX).max(1);
+    Ok(setsockopt(stream, TcpUserTimeout, &stall_ms)?)
+}
+
+/// Writes everything as long as some of it can be written in each `stall`.
+async fn write_all(writer: &mut (impl AsyncWrite + Unpin), mut bytes: &[u8], stall: Duration) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match timeout(stall, writer.write(bytes)).await {
+            Ok(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(Ok(written)) => bytes = &bytes[written..],
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Keeps one outgoing connection to a member, for ever.
 pub(super) async fn dial(transport: Transport, member: MemberId, addresses: Vec<(String, u16)>, channel: Channel, queue: Arc<Queue>) {
+    let silence = transport.0.settings.silence;
+    let (hello_timeout, backoff_last) = (HELLO_TIMEOUT.min(2 * silence), BACKOFF_LAST.min(silence));
     let mut backoff = BACKOFF_FIRST;
-    let mut said = String::new();
+    let mut last_logged = String::new();
     for (host, port) in addresses.iter().cycle() {
-        let ended = match timeout(HELLO_TIMEOUT, greet(&transport, member, host, *port, channel)).await {
-            Ok(Ok((stream, peer))) => {
+        let started = Instant::now();
+        let connected = timeout(hello_timeout, handshake(&transport, member, host, *port, channel)).await;
+        let (ended, pause) = match connected.unwrap_or_else(|_| Err(End::Io(io::ErrorKind::TimedOut.into()))) {
+            Ok((stream, peer)) => {
                 tracing::info!(target: "quorate", remote_peer_id = %member, ?channel, "established a connection with remote peer");
                 backoff = BACKOFF_FIRST;
-                said.clear();
+                last_logged.clear();
                 queue.clear();
-                send(&transport, stream, &peer, &queue).await
+                (send(&transport, stream, &peer, &queue).await, backoff)
             }
-            Ok(Err(end)) => end,
-            Err(_) => End::Io(io::ErrorKind::TimedOut.into()),
+            Err(end) => (end, backoff.saturating_sub(started.elapsed())),
         };
         let text = ended.to_string();
-        if text != said {
+        if text != last_logged {
             tracing::warn!(target: "quorate", remote_peer_id = %member, address = %format!("{host}:{port}"), ?channel, error = %text, "lost or could not make a connection with remote peer");
-            said = text;
+            last_logged = text;
         }
-        if let End::Answer(Answer::Banned(reason)) = ended {
+        if let End::Reply(HelloReply::Banned(reason)) = ended {
             (transport.0.settings.deliver)(PeerEvent::Banned(reason)).await;
         }
         queue.clear();
-        sleep(backoff).await;
-        backoff = (backoff * 2).min(BACKOFF_LAST);
+        sleep(pause).await;
+        backoff = (backoff * 2).min(backoff_last);
     }
 }
 
-async fn greet(transport: &Transport, member: MemberId, host: &str, port: u16, channel: Channel) -> Result<(TcpStream, Introduction), End> {
+async fn handshake(
+    transport: &Transport,
+    member: MemberId,
+    host: &str,
+    port: u16,
+    channel: Channel,
+) -> Result<(TcpStream, PeerIdentity), End> {
     let mut stream = TcpStream::connect((host, port)).await?;
-    stream.set_nodelay(true)?;
+    prepare(&stream, transport.stall())?;
     let mut out = MAGIC.to_vec();
-    codec::encode(PROTOCOL, &Hello { from: transport.introduction(), to: member, channel }, &mut out);
+    codec::encode(PROTOCOL, &Hello { from: transport.identity(), to: member, channel }, &mut out);
     stream.write_all(&out).await?;
-    let mut buffer = BytesMut::new();
-    let answer: Answer = read_frame(&mut stream, &mut buffer, HELLO_LIMIT).await?;
-    let Answer::Welcome(peer) = answer else { return Err(End::Answer(answer)) };
+    let reply: HelloReply = transport.hello_reader().read(&mut stream).await?.body;
+    let HelloReply::Accepted(peer) = reply else { return Err(End::Reply(reply)) };
     let judged = if peer.member == member {
         transport.0.registry.judge(&peer, (transport.0.settings.started)(member), Instant::now())
     } else {
-        Err(Objection::Refused(format!("member {} answers where member {member} should", peer.member)))
+        Err(Rejection::Refused(format!("member {} answers where member {member} should", peer.member)))
     };
-    if let Err(objection) = judged {
+    if let Err(rejection) = judged {
         let mut out = Vec::new();
-        codec::encode(PROTOCOL, &Frame::Leave(objection.clone().into_answer()), &mut out);
+        codec::encode(PROTOCOL, &Frame::Leave(rejection.clone().into_reply()), &mut out);
         let _ = stream.write_all(&out).await;
         let _ = stream.shutdown().await;
-        return Err(End::Objection(objection));
+        return Err(End::Rejection(rejection));
     }
     Ok((stream, peer))
 }
 
 /// Sends what is queued until the connection breaks.
-async fn send(transport: &Transport, stream: TcpStream, peer: &Introduction, queue: &Queue) -> End {
+async fn send(transport: &Transport, stream: TcpStream, peer: &PeerIdentity, queue: &Queue) -> End {
     let settings = &transport.0.settings;
     let (mut reader, mut writer) = stream.into_split();
     let mut out = Vec::new();
@@ -157,7 +191,7 @@ async fn send(transport: &Transport, stream: TcpStream, peer: &Introduction, que
                 Err(_) => codec::encode(PROTOCOL, &Frame::Ping, &mut out),
             },
         }
-        if let Err(error) = writer.write_all(&out).await {
+        if let Err(error) = write_all(&mut writer, &out, transport.stall()).await {
             return End::Io(error);
         }
         // One large message must not keep its memory for ever.
@@ -167,27 +201,27 @@ async fn send(transport: &Transport, stream: TcpStream, peer: &Introduction, que
 
 /// Takes connections, for ever. Running out of descriptors makes it wait, not end.
 pub(super) async fn accept(transport: Transport, listener: TcpListener) {
-    let strangers = Arc::new(tokio::sync::Semaphore::new(STRANGERS_MAX));
-    let mut said = false;
+    let handshakes = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES_MAX));
+    let mut is_logged = false;
     loop {
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                if !std::mem::replace(&mut said, true) {
+                if !std::mem::replace(&mut is_logged, true) {
                     tracing::warn!(target: "quorate", error = %error, "cannot accept a connection on peer endpoint");
                 }
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        said = false;
-        let Ok(stranger) = Arc::clone(&strangers).try_acquire_owned() else {
+        is_logged = false;
+        let Ok(handshaking) = Arc::clone(&handshakes).try_acquire_owned() else {
             reject(&transport, &address, &"too many connections that say nothing");
             continue;
         };
         let transport = transport.clone();
         tokio::spawn(async move {
-            if let Err(end) = serve(&transport, stream, stranger).await {
+            if let Err(end) = serve(&transport, stream, handshaking).await {
                 reject(&transport, &address, &end);
             }
         });
@@ -202,31 +236,44 @@ fn reject(transport: &Transport, from: &dyn fmt::Display, why: &dyn fmt::Display
 }
 
 /// One accepted connection. An error is one from before it was welcome.
-async fn serve(transport: &Transport, mut stream: TcpStream, stranger: tokio::sync::OwnedSemaphorePermit) -> Result<(), End> {
-    stream.set_nodelay(true)?;
-    let mut buffer = BytesMut::new();
-    let hello =
-        timeout(HELLO_TIMEOUT, read_hello(&mut stream, &mut buffer)).await.map_err(|_| End::Foreign("said nothing for too long"))??;
+async fn serve(transport: &Transport, mut stream: TcpStream, handshaking: tokio::sync::OwnedSemaphorePermit) -> Result<(), End> {
+    prepare(&stream, transport.stall())?;
+    let mut reader = transport.hello_reader();
+    let hello = match timeout(HELLO_TIMEOUT, read_hello(&mut stream, &mut reader)).await {
+        Ok(Ok(hello)) => hello,
+        Ok(Err(End::Frame(error @ FrameError::Version { .. }))) => {
+            // A newer release must learn why.
+            let reason = format!("release {} cannot read the hello: {error}", env!("CARGO_PKG_VERSION"));
+            let mut out = Vec::new();
+            codec::encode(PROTOCOL, &HelloReply::Refused(reason), &mut out);
+            stream.write_all(&out).await?;
+            let _ = stream.shutdown().await;
+            return Err(End::Frame(error));
+        }
+        Ok(Err(end)) => return Err(end),
+        Err(_) => return Err(End::Foreign("said nothing for too long")),
+    };
     let settings = &transport.0.settings;
     let judged = if hello.to == settings.member {
         transport.0.registry.judge(&hello.from, (settings.started)(hello.from.member), Instant::now())
     } else {
-        Err(Objection::Refused(format!("this is member {}, not {}", settings.member, hello.to)))
+        Err(Rejection::Refused(format!("this is member {}, not {}", settings.member, hello.to)))
     };
     let mut out = Vec::new();
-    if let Err(objection) = judged {
-        codec::encode(PROTOCOL, &objection.clone().into_answer(), &mut out);
+    if let Err(rejection) = judged {
+        codec::encode(PROTOCOL, &rejection.clone().into_reply(), &mut out);
         stream.write_all(&out).await?;
         let _ = stream.shutdown().await;
-        return Err(End::Objection(objection));
+        return Err(End::Rejection(rejection));
     }
-    let (member, process) = (hello.from.member, hello.from.process);
-    codec::encode(PROTOCOL, &Answer::Welcome(transport.introduction()), &mut out);
+    codec::encode(PROTOCOL, &HelloReply::Accepted(transport.identity()), &mut out);
     stream.write_all(&out).await?;
-    drop(stranger);
-    transport.0.registry.opened(&hello.from, Instant::now());
-    let end = receive(transport, &mut stream, &mut buffer, &hello.from).await;
-    transport.0.registry.closed(member, process);
+    drop(handshaking);
+    transport.0.registry.opened(&hello.from, hello.channel, Instant::now());
+    reader.relax(FRAME_BYTES, transport.stall());
+    let end = receive(transport, &mut stream, &mut reader, &hello.from).await;
+    let is_gone = transport.0.registry.closed(&hello.from, hello.channel);
+    let member = hello.from.member;
     match end {
         End::Closed | End::Io(_) => {
             if let Some(suppressed) = transport.0.refusals.admit(Instant::now()) {
@@ -235,41 +282,35 @@ async fn serve(transport: &Transport, mut stream: TcpStream, stranger: tokio::sy
         }
         other => reject(transport, &member, &other),
     }
-    if hello.channel == Channel::Control {
+    if is_gone {
         (settings.deliver)(PeerEvent::Closed(member)).await;
     }
     Ok(())
 }
 
-async fn read_hello(stream: &mut TcpStream, buffer: &mut BytesMut) -> Result<Hello, End> {
-    while buffer.len() < MAGIC.len() {
-        let at = buffer.len();
-        if stream.read_buf(buffer).await? == 0 {
-            return Err(End::Closed);
-        }
-        let seen = buffer.len().min(MAGIC.len());
-        if buffer[at.min(seen)..seen] != MAGIC[at.min(seen)..seen] {
-            return Err(End::Foreign(match buffer[0] {
-                0x16 => "a TLS hello, but this endpoint does not speak TLS",
-                b'A'..=b'Z' if buffer.first() != Some(&b'Q') => "an HTTP request, but this endpoint is for other members only",
-                _ => "not a member: its first bytes are not the protocol's",
-            }));
-        }
+async fn read_hello(stream: &mut TcpStream, reader: &mut FrameReader) -> Result<Hello, End> {
+    if let Err(first) = reader.expect(stream, MAGIC).await? {
+        return Err(End::Foreign(match first {
+            0x16 => "a TLS hello, but this endpoint does not speak TLS",
+            b'A'..=b'Z' if first != MAGIC[0] => "an HTTP request, but this endpoint is for other members only",
+            _ => "not a member: its first bytes are not the protocol's",
+        }));
     }
-    buffer.advance(MAGIC.len());
-    read_frame(stream, buffer, HELLO_LIMIT).await
+    Ok(reader.read(stream).await?.body)
 }
 
-async fn receive(transport: &Transport, stream: &mut TcpStream, buffer: &mut BytesMut, peer: &Introduction) -> End {
+async fn receive(transport: &Transport, stream: &mut TcpStream, reader: &mut FrameReader, peer: &PeerIdentity) -> End {
     let settings = &transport.0.settings;
     loop {
-        // Pings come four times in an election timeout, so who says nothing for this long is gone, or its way here is.
-        let reading = timeout(settings.silence * SILENCES_MAX, read_frame::<Frame>(stream, buffer, settings.frame_limit));
-        let frame = match reading.await {
-            Ok(Ok(frame)) => frame,
-            Ok(Err(end)) => return end,
-            Err(_) => return End::Io(io::ErrorKind::TimedOut.into()),
+        // Pings come four times in an election timeout, so who says nothing for so long is gone, or its way here is.
+        let received = match reader.read::<Frame>(stream).await {
+            Ok(received) => received,
+            Err(error) => return error.into(),
         };
+        if received.body.is_oversized() {
+            return End::Foreign("a command above what members can receive");
+        }
+        let frame = received.body;
         transport.0.registry.heard(peer.member, peer.process, Instant::now());
         match frame {
             Frame::Ping => {}
@@ -278,29 +319,11 @@ async fn receive(transport: &Transport, stream: &mut TcpStream, buffer: &mut Byt
                 (settings.deliver)(PeerEvent::Received(envelope)).await;
             }
             Frame::Leave(answer) => {
-                if let Answer::Banned(reason) = &answer {
+                if let HelloReply::Banned(reason) = &answer {
                     (settings.deliver)(PeerEvent::Banned(reason.clone())).await;
                 }
-                return End::Answer(answer);
+                return End::Reply(answer);
             }
-        }
-    }
-}
-
-async fn read_frame<T: DeserializeOwned>(stream: &mut TcpStream, buffer: &mut BytesMut, limit: usize) -> Result<T, End> {
-    loop {
-        match codec::decode::<T>(PROTOCOL, buffer, limit) {
-            Ok((value, taken)) => {
-                buffer.advance(taken);
-                return Ok(value);
-            }
-            Err(FrameError::Short { needed }) => {
-                buffer.reserve(needed - buffer.len());
-                if stream.read_buf(buffer).await? == 0 {
-                    return Err(End::Closed);
-                }
-            }
-            Err(error) => return Err(End::Frame(error)),
         }
     }
 }

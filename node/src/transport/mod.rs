@@ -4,8 +4,10 @@
 //! actor says again what matters.
 
 mod connection;
+pub mod frame;
 pub mod hello;
 mod queue;
+pub mod registry;
 #[cfg(test)]
 mod tests;
 
@@ -13,7 +15,9 @@ use crate::{
     throttle::Throttle,
     url::{Address, Url},
 };
-use hello::{Channel, Introduction, Registry};
+use connection::{HELLO_BYTES, HELLO_TIMEOUT};
+use frame::{FrameReader, RECEIVE_BYTES};
+use hello::{Channel, PeerIdentity};
 use queue::Queue;
 pub use queue::envelope_bytes;
 use quorate_core::{
@@ -21,6 +25,8 @@ use quorate_core::{
     effect::Proposal,
     types::{Boot, ClusterId, MemberId},
 };
+use quorate_web::ByteBudget;
+use registry::Registry;
 use std::{
     collections::BTreeMap,
     fmt,
@@ -61,8 +67,6 @@ pub struct PeerSettings {
     pub ping_interval: Duration,
     /// A connection silent for longer no longer answers.
     pub silence: Duration,
-    /// The largest frame taken.
-    pub frame_limit: usize,
     pub deliver: Deliver,
     pub started: Started,
 }
@@ -86,6 +90,8 @@ struct Inner {
     registry: Registry,
     peers: Mutex<BTreeMap<MemberId, Peer>>,
     refusals: Throttle,
+    /// What is left for large frames being received.
+    receiving: Arc<ByteBudget>,
 }
 
 #[derive(Debug)]
@@ -108,7 +114,13 @@ impl Transport {
     #[must_use]
     pub fn new(settings: PeerSettings) -> Self {
         let registry = Registry::new(settings.cluster, settings.member, settings.silence);
-        Self(Arc::new(Inner { settings, registry, peers: Mutex::new(BTreeMap::new()), refusals: Throttle::of_refusals() }))
+        Self(Arc::new(Inner {
+            settings,
+            registry,
+            peers: Mutex::new(BTreeMap::new()),
+            refusals: Throttle::of_refusals(),
+            receiving: Arc::new(ByteBudget::new(RECEIVE_BYTES)),
+        }))
     }
 
     /// Dials those who are new, leaves those who are gone. Must be called within a tokio runtime.
@@ -157,9 +169,18 @@ impl Transport {
         connection::accept(self, listener).await;
     }
 
-    fn introduction(&self) -> Introduction {
+    /// A connection without progress for longer is closed.
+    fn stall(&self) -> Duration {
+        self.0.settings.silence * connection::SILENCES_MAX
+    }
+
+    fn hello_reader(&self) -> FrameReader {
+        FrameReader::new(HELLO_BYTES, HELLO_TIMEOUT, Arc::clone(&self.0.receiving))
+    }
+
+    fn identity(&self) -> PeerIdentity {
         let settings = &self.0.settings;
-        Introduction {
+        PeerIdentity {
             cluster: settings.cluster,
             member: settings.member,
             release: env!("CARGO_PKG_VERSION").into(),
