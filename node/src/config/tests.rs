@@ -116,6 +116,49 @@ fn a_flag_that_means_nothing_here_is_taken_with_a_warning() {
 }
 
 #[test]
+fn feature_gates_of_known_names_are_taken_and_others_refused() {
+    let config = read(&["--feature-gates=InitialCorruptCheck=true,CompactHashCheck=false"]).unwrap();
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+    for (given, why) in [
+        ("Nonsense=true", "unrecognized feature gate: Nonsense"),
+        ("InitialCorruptCheck", "missing bool value for InitialCorruptCheck"),
+        (
+            "InitialCorruptCheck=maybe",
+            "invalid value of InitialCorruptCheck=maybe, err: strconv.ParseBool: parsing \"maybe\": invalid syntax",
+        ),
+    ] {
+        let usage = read(&["--feature-gates", given]).unwrap_err();
+        assert_eq!((usage.message, usage.exit), (format!("invalid value {given:?} for flag -feature-gates: {why}"), 2));
+    }
+}
+
+#[test]
+fn a_value_of_the_wrong_kind_exits_2_from_the_command_line_and_1_from_the_environment() {
+    for wrong in ["--snapshot-count=many", "--pre-vote=maybe", "--watch-progress-notify-interval=soon", "--listen-peer-urls=x", "--max-snapshots=x"] {
+        assert_eq!(read(&[wrong]).unwrap_err().exit, 2, "{wrong}");
+    }
+    assert_eq!(read_with(&[], &[("ETCD_SNAPSHOT_COUNT", "many")]).unwrap_err().exit, 1);
+    for unfit in ["--heartbeat-interval=0", "--log-level=loud", "--election-timeout=50001"] {
+        assert_eq!(read(&[unfit]).unwrap_err().exit, 1, "{unfit}");
+    }
+}
+
+#[test]
+fn origins_are_any_or_those_named() {
+    assert_eq!(read(&[]).unwrap().cors, Cors::Any);
+    assert_eq!(read(&["--cors=http://a.b,*"]).unwrap().cors, Cors::Any);
+    let named = Cors::Only(["http://a.b".to_owned(), "https://c:1".to_owned()].into());
+    assert_eq!(read(&["--cors=http://a.b,https://c:1"]).unwrap().cors, named);
+    assert_eq!(read(&["--cors=a.b"]).unwrap_err().exit, 2);
+}
+
+#[test]
+fn logs_are_json_unless_the_console_is_asked_for() {
+    assert_eq!(read(&[]).unwrap().log.format, LogFormat::Json);
+    assert_eq!(read(&["--log-format=console"]).unwrap().log.format, LogFormat::Console);
+}
+
+#[test]
 fn version_is_etcds_line_and_then_our_own() {
     let usage = read(&["-version"]).unwrap_err();
     assert!(usage.asked && usage.exit == 0);

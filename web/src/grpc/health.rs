@@ -5,7 +5,7 @@ use crate::{
         health::{HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse, health_check_response::ServingStatus},
         served::health::health_server,
     },
-    refusal::Fault,
+    api_error::ApiError,
 };
 use futures::{
     StreamExt as _,
@@ -28,7 +28,7 @@ impl health_server::Health for Health {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         match request.into_inner().service.as_str() {
             "" => Ok(Response::new(answer(ServingStatus::Serving))),
-            _ => Err(Fault::UnknownHealthService.into()),
+            _ => Err(ApiError::UnknownHealthService.into()),
         }
     }
 
