@@ -116,6 +116,7 @@ impl Config {
         let (heartbeat_interval, election_timeout) = timing(given)?;
         choice(given, "logger", &[("zap", ())])?;
         choice(given, "metrics", &[("basic", ()), ("extensive", ())])?;
+        choice(given, "v2-deprecation", &[("write-only", ()), ("write-only-drop-data", ()), ("gone", ())])?;
         flag(given, "strict-reconfig-check")?;
         check_feature_gates(given)?;
         number::<u32>(given, "max-snapshots")?;
@@ -195,8 +196,10 @@ impl Invalid {
     }
 }
 
+/// A value that is none of its flag's: of the command line or, in etcd's words too, of the environment.
 fn invalid(given: &Given, name: &'static str, why: impl std::fmt::Display) -> Invalid {
-    Invalid::Value { name, message: format!("invalid value {:?} for flag -{name}: {why}", given.text(name)) }
+    let from = if given.from_environment.contains(name) { flags::variable(name) } else { format!("flag -{name}") };
+    Invalid::Value { name, message: format!("invalid value {:?} for {from}: {why}", given.text(name)) }
 }
 
 fn urls(given: &Given, name: &'static str) -> Result<Vec<Url>, Invalid> {
@@ -312,11 +315,9 @@ fn flag(given: &Given, name: &'static str) -> Result<bool, Invalid> {
 
 fn choice<T: Copy>(given: &Given, name: &'static str, among: &[(&str, T)]) -> Result<T, Invalid> {
     let text = given.text(name);
-    among
-        .iter()
-        .find(|(word, _)| *word == text)
-        .map(|(_, value)| *value)
-        .ok_or_else(|| invalid(given, name, format_args!("invalid value {text:?}")))
+    among.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
+        invalid(given, name, if name == "initial-cluster-state" { "invalid value".to_owned() } else { format!("invalid value {text:?}") })
+    })
 }
 
 fn duration(given: &Given, name: &'static str) -> Result<Duration, Invalid> {
@@ -355,16 +356,18 @@ fn check_feature_gates(given: &Given) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// Whose pages may call.
+/// Whose pages may call: anyone's, or those of a list of origins, which are URLs with a port.
 fn cors(given: &Given) -> Result<Cors, Invalid> {
-    let origins: BTreeSet<String> = given.text("cors").split(',').map(str::trim).map(str::to_owned).collect();
-    if origins.contains("*") {
+    let text = given.text("cors");
+    if text == "*" {
         return Ok(Cors::Any);
     }
-    if let Some(wrong) = origins.iter().find(|origin| !origin.contains("://")) {
-        return Err(invalid(given, "cors", format_args!("{wrong:?} is no origin: it has no scheme")));
-    }
-    Ok(Cors::Only(origins))
+    let origin = |part: &str| {
+        // A page may come over TLS to a server that does not speak it.
+        Url::parse(&part.replacen("https://", "http://", 1)).map_err(|error| invalid(given, "cors", error))?;
+        Ok(part.trim().to_owned())
+    };
+    Ok(Cors::Only(text.split(',').map(origin).collect::<Result<_, Invalid>>()?))
 }
 
 /// Go's `time.ParseDuration` without signs: `1h30m`, `100ms`, `1.5s`, `0`.

@@ -97,6 +97,7 @@ pub const FLAGS: &[Flag] = &[
     checked("feature-gates", ""),
     checked("max-snapshots", "5"),
     checked("max-wals", "5"),
+    checked("v2-deprecation", "write-only"),
     // Parts that are not served yet.
     later("listen-client-http-urls", ""),
     later("listen-metrics-urls", ""),
@@ -225,7 +226,8 @@ fn find(name: &str) -> Option<&'static Flag> {
     FLAGS.iter().find(|flag| flag.name == name)
 }
 
-fn variable(name: &str) -> String {
+/// The environment variable that stands for a flag.
+pub(crate) fn variable(name: &str) -> String {
     format!("ETCD_{}", name.to_uppercase().replace('-', "_"))
 }
 
@@ -269,7 +271,7 @@ fn normalise(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<OsStri
     while let Some(argument) = arguments.next() {
         let text = argument.to_str().ok_or_else(|| Usage::wrong(format!("{argument:?} is not valid UTF-8"), 2))?;
         let Some(body) = text.strip_prefix("--").or_else(|| text.strip_prefix('-')).filter(|body| !body.is_empty()) else {
-            return Err(Usage::wrong(format!("{text:?} is not a valid flag"), 2));
+            return Err(Usage::wrong(format!("{text:?} is not a valid flag"), 1));
         };
         let (name, value) = body.split_once('=').map_or((body, None), |(name, value)| (name, Some(value.to_owned())));
         if matches!(name, "h" | "help" | "version") {

@@ -96,7 +96,9 @@ pub fn bind(url: &Url, flag: &str) -> Result<Bound, String> {
     bound.map_err(|error| match (error.kind(), url.address()) {
         (io::ErrorKind::AddrInUse, Address::Tcp { port, .. }) => {
             let (by, remedy) = match holder::of_port(port) {
-                Some(Holder::Own) => (" by this very member".to_owned(), format!("give every URL a port of its own, --{flag} or the other")),
+                Some(Holder::Own) => {
+                    (" by this very member".to_owned(), format!("give every URL a port of its own, --{flag} or the other"))
+                }
                 Some(Holder::Other { name, pid }) => (format!(" by {name} (pid {pid})"), format!("stop it, or give another --{flag}")),
                 None => (String::new(), format!("stop who does, or give another --{flag}")),
             };

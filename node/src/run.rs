@@ -158,8 +158,9 @@ async fn serve(config: Config, directory: DataDir, recovered: Recovery, clients:
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut signals = Signals::new()?;
     // Who is served earlier may ask for the members and find this one without its name and addresses.
+    let front = served.front();
     let signal = tokio::select! {
-        () = announce(&served.front(), &config, shared.member.member) => None,
+        () = announce(&front, &config, shared.member.member) => None,
         signal = signals.next() => Some(signal),
     };
     let (server, signal) = match signal {

@@ -97,8 +97,8 @@ impl ApiError {
     #[must_use]
     pub fn reply(&self) -> ErrorReply {
         use Code::{
-            Cancelled, DataLoss, DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, OutOfRange, ResourceExhausted, Unavailable, Unimplemented,
-            Unknown,
+            Cancelled, DataLoss, DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, OutOfRange, ResourceExhausted,
+            Unavailable, Unimplemented, Unknown,
         };
         let (code, v2, text) = match self {
             Self::Refused(refusal) => match refusal {

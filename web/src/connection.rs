@@ -44,13 +44,16 @@ impl Connection {
         self.0.written_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// For the host: why the connection is to be closed, once it is.
+    /// For the host: why the connection is to be closed, if it is.
+    #[must_use]
+    pub fn ended(&self) -> Option<&'static str> {
+        self.0.ended.get().copied()
+    }
+
+    /// For the host: waits for [`Self::ended`]; one task at a time.
     pub fn poll_ended(&self, context: &mut Context<'_>) -> Poll<&'static str> {
-        if let Some(why) = self.0.ended.get() {
-            return Poll::Ready(why);
-        }
         self.0.host.register(context.waker());
-        self.0.ended.get().map_or(Poll::Pending, |why| Poll::Ready(*why))
+        self.ended().map_or(Poll::Pending, Poll::Ready)
     }
 
     pub(crate) fn end(&self, why: &'static str) {

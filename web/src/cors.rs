@@ -6,12 +6,10 @@ use actix_web::{
     dev::{Service, ServiceRequest, ServiceResponse},
     http::{
         Method,
-        header::{
-            ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, HeaderMap, HeaderValue, ORIGIN,
-        },
+        header::{ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, HeaderMap, HeaderValue, ORIGIN},
     },
 };
-use std::{collections::BTreeSet, future::Future};
+use std::collections::BTreeSet;
 
 /// Origins whose pages may call.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -32,11 +30,15 @@ impl Cors {
 }
 
 /// Answers `OPTIONS` itself, and everything else by `service`, with the headers that an allowed origin is told.
-pub fn answer_cors<B: MessageBody + 'static>(
+pub fn answer_cors<B, S>(
     cors: &Cors,
     request: ServiceRequest,
-    service: &impl Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error>,
-) -> impl Future<Output = Result<ServiceResponse<EitherBody<B>>, Error>> + 'static {
+    service: &S,
+) -> impl Future<Output = Result<ServiceResponse<EitherBody<B>>, Error>> + use<B, S>
+where
+    B: MessageBody,
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error>,
+{
     let allowed = cors.allowed(request.headers().get(ORIGIN));
     let asked = if request.method() == Method::OPTIONS { Err(request) } else { Ok(service.call(request)) };
     async move {

@@ -1,12 +1,12 @@
 //! The JSON gateway: `/v3/...` over HTTP/1.1, the same functions as over gRPC with proto3 JSON around them.
 
 use crate::{
+    api_error::ApiError,
     connection::Connection,
     front::{Front, Source},
     grpc::watch_answers,
-    proto::etcdserverpb as pb,
-    api_error::ApiError,
     permit::{ReceivePermit, WithPermit},
+    proto::etcdserverpb as pb,
     service::{Call, Service},
     surface::{PROGRESS_BYTES, Surface},
 };
@@ -92,8 +92,7 @@ fn scope<F: Front>(prefix: &str, service: &Service<F>) -> Scope {
     let scope = maintenance(scope, service);
     let scope = scope.service(watch(service));
     let authenticate = web::post().to(|| async { refused(&ApiError::AuthNotEnabled) });
-    let scope =
-        scope.service(web::resource("/auth/authenticate").route(authenticate).default_service(web::to(method_not_allowed)));
+    let scope = scope.service(web::resource("/auth/authenticate").route(authenticate).default_service(web::to(method_not_allowed)));
     NOT_SERVED.into_iter().fold(scope, |scope, path| {
         let post = web::post().to(move || async move { refused(&ApiError::NotServed(path)) });
         scope.service(web::resource(path).route(post).default_service(web::to(method_not_allowed)))
@@ -190,7 +189,7 @@ fn refused(error: &ApiError) -> HttpResponse {
 fn call(request: &HttpRequest) -> Result<Call, ApiError> {
     let header = |name: &str| request.headers().get(name).map(|value| value.as_bytes());
     let connection = request.conn_data::<Connection>().cloned();
-    let metadata = |name| if name == "grpc-timeout" { header(name) } else { header(&format!("grpc-metadata-{name}")) };
+    let metadata = |name: &'static str| if name == "grpc-timeout" { header(name) } else { header(&format!("grpc-metadata-{name}")) };
     Call::new(metadata, Source::Gateway, connection)
 }
 

@@ -3,8 +3,8 @@
 mod metrics;
 
 use crate::{
-    front::{Consistency, Context, Front, Source},
     api_error::ApiError,
+    front::{Consistency, Context, Front, Source},
     service::Service,
 };
 use actix_web::{

@@ -3,11 +3,11 @@
 //! The functions themselves stand in `grpc/`, one file a service; this one says who may call and how answers are headed and bounded.
 
 use crate::{
+    api_error::ApiError,
     connection::Connection,
     front::{Context, Front, Source, Status},
     permit::{BudgetPermit, Progress},
     proto::etcdserverpb::ResponseHeader,
-    api_error::ApiError,
     surface::Surface,
 };
 use quorate_core::{command::Refusal, mvcc::View, types::Revision};

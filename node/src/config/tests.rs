@@ -79,7 +79,8 @@ fn an_unknown_flag_exits_2_with_a_suggestion() {
 
 #[test]
 fn a_positional_argument_is_not_a_valid_flag() {
-    assert_eq!(error(&["serve"]), "\"serve\" is not a valid flag");
+    let usage = read(&["serve"]).unwrap_err();
+    assert_eq!((usage.message.as_str(), usage.exit), ("\"serve\" is not a valid flag", 1));
 }
 
 #[test]
@@ -134,10 +135,13 @@ fn feature_gates_of_known_names_are_taken_and_others_refused() {
 
 #[test]
 fn a_value_of_the_wrong_kind_exits_2_from_the_command_line_and_1_from_the_environment() {
-    for wrong in ["--snapshot-count=many", "--pre-vote=maybe", "--watch-progress-notify-interval=soon", "--listen-peer-urls=x", "--max-snapshots=x"] {
+    for wrong in
+        ["--snapshot-count=many", "--pre-vote=maybe", "--watch-progress-notify-interval=soon", "--listen-peer-urls=x", "--max-snapshots=x"]
+    {
         assert_eq!(read(&[wrong]).unwrap_err().exit, 2, "{wrong}");
     }
-    assert_eq!(read_with(&[], &[("ETCD_SNAPSHOT_COUNT", "many")]).unwrap_err().exit, 1);
+    let usage = read_with(&[], &[("ETCD_SNAPSHOT_COUNT", "many")]).unwrap_err();
+    assert_eq!((usage.message.as_str(), usage.exit), ("invalid value \"many\" for ETCD_SNAPSHOT_COUNT: parse error", 1));
     for unfit in ["--heartbeat-interval=0", "--log-level=loud", "--election-timeout=50001"] {
         assert_eq!(read(&[unfit]).unwrap_err().exit, 1, "{unfit}");
     }
@@ -146,10 +150,16 @@ fn a_value_of_the_wrong_kind_exits_2_from_the_command_line_and_1_from_the_enviro
 #[test]
 fn origins_are_any_or_those_named() {
     assert_eq!(read(&[]).unwrap().cors, Cors::Any);
-    assert_eq!(read(&["--cors=http://a.b,*"]).unwrap().cors, Cors::Any);
-    let named = Cors::Only(["http://a.b".to_owned(), "https://c:1".to_owned()].into());
-    assert_eq!(read(&["--cors=http://a.b,https://c:1"]).unwrap().cors, named);
-    assert_eq!(read(&["--cors=a.b"]).unwrap_err().exit, 2);
+    let named = Cors::Only(["http://a.b:80".to_owned(), "https://c:1".to_owned()].into());
+    assert_eq!(read(&["--cors=http://a.b:80,https://c:1"]).unwrap().cors, named);
+    for (wrong, why) in [
+        ("a.b", "URL scheme must be http, https, unix, or unixs: a.b"),
+        ("http://a.b", "URL address does not have the form \"host:port\": http://a.b"),
+        ("http://a.b:80,*", "URL scheme must be http, https, unix, or unixs: *"),
+    ] {
+        let usage = read(&["--cors", wrong]).unwrap_err();
+        assert_eq!((usage.message, usage.exit), (format!("invalid value {wrong:?} for flag -cors: {why}"), 2));
+    }
 }
 
 #[test]
@@ -187,7 +197,8 @@ fn wrong_values_are_refused_in_etcds_words() {
         (&["--election-timeout=0"], "--election-timeout must be >0 (set to 0ms)"),
         (&["--election-timeout=499"], "--election-timeout[499ms] should be at least as 5 times as --heartbeat-interval[100ms]"),
         (&[long], "--election-timeout[50001ms] is too long, and should be set less than 50000ms"),
-        (&["--initial-cluster-state=old"], "invalid value \"old\" for flag -initial-cluster-state: invalid value \"old\""),
+        (&["--initial-cluster-state=old"], "invalid value \"old\" for flag -initial-cluster-state: invalid value"),
+        (&["--v2-deprecation=not-yet"], "invalid value \"not-yet\" for flag -v2-deprecation: invalid value \"not-yet\""),
         (&["--snapshot-count=many"], "invalid value \"many\" for flag -snapshot-count: parse error"),
         (&["--log-level=loud"], "unrecognized level: \"loud\" (--log-level takes debug, info, warn, error, panic, fatal)"),
         (&["--listen-client-urls=http://127.0.0.1:1"], "--advertise-client-urls is required when --listen-client-urls is set explicitly"),

@@ -71,14 +71,7 @@ enum FieldKind {
 impl AuthorityFilter {
     /// For a connection of which so many bytes are no frame yet.
     pub(super) fn after(preface_bytes: usize) -> Self {
-        Self {
-            held: BytesMut::new(),
-            ready: BytesMut::new(),
-            passing: preface_bytes,
-            is_off: false,
-            entries: 0,
-            empties: VecDeque::new(),
-        }
+        Self { held: BytesMut::new(), ready: BytesMut::new(), passing: preface_bytes, is_off: false, entries: 0, empties: VecDeque::new() }
     }
 
     /// Where bytes from the client are added; [`Self::advance`] comes after.
@@ -166,7 +159,10 @@ enum Block {
     /// Not as the protocol has it, or too long to be held back.
     Wrong,
     /// The frames of one header block, and where in them its parts are.
-    Whole { bytes: usize, fragments: Vec<Range<usize>> },
+    Whole {
+        bytes: usize,
+        fragments: Vec<Range<usize>>,
+    },
 }
 
 fn length(head: &[u8; FRAME_HEAD_BYTES]) -> usize {

@@ -4,7 +4,6 @@ use super::authority::AuthorityFilter;
 use bytes::{Buf, Bytes};
 use quorate_web::Connection;
 use std::{
-    future::Future,
     io,
     net::SocketAddr,
     pin::{Pin, pin},
@@ -84,7 +83,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientIo<T> {
 }
 
 impl<T: AsyncWrite + Unpin> ClientIo<T> {
-    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn write(&mut self, write: impl FnOnce(Pin<&mut T>) -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Some(why) = self.connection.ended() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
+        }
+        let written = write(Pin::new(&mut self.io));
         if let Poll::Ready(Ok(bytes)) = written {
             self.connection.wrote(bytes);
         }
@@ -94,8 +97,7 @@ impl<T: AsyncWrite + Unpin> ClientIo<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for ClientIo<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
-        self.wrote(written)
+        self.write(|io| io.poll_write(cx, bytes))
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_flush(cx)
@@ -104,8 +106,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ClientIo<T> {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bytes);
-        self.wrote(written)
+        self.write(|io| io.poll_write_vectored(cx, bytes))
     }
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()

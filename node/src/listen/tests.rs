@@ -182,8 +182,7 @@ impl Http2 {
         const END_HEADERS: u8 = 4;
         // RFC 7541: POST and http from the static table, then literals that name an entry of it.
         let mut block = vec![0x83, 0x86];
-        for (name, value) in
-            [(&[0x04][..], "/etcdserverpb.Watch/Watch"), (representation, authority), (&[0x0f, 0x10], "application/grpc")]
+        for (name, value) in [(&[0x04][..], "/etcdserverpb.Watch/Watch"), (representation, authority), (&[0x0f, 0x10], "application/grpc")]
         {
             block.extend_from_slice(name);
             block.push(u8::try_from(value.len()).unwrap());

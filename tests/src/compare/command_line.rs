@@ -26,9 +26,10 @@ const REFUSED: &[&[&str]] = &[
     &["--max-snapshots=-1"],
     &["--v2-deprecation=x"],
     &["--cors=a.b"],
+    &["--cors=http://a.b"],
+    &["--cors=http://127.0.0.1:1,*"],
     &["--heartbeat-interval=0"],
     &["--election-timeout=50001"],
-    &["--log-level=loud"],
     &["--log-format=loud"],
 ];
 

@@ -488,7 +488,10 @@ fn first_member_list() -> Outcome {
         }
         for member in &members {
             let list = first_answer(&format!("http://{}/v3/cluster/member/list", member.client))?;
-            let named = format!("\"name\":\"{}\",\"peerURLs\":[\"http://{}\"],\"clientURLs\":[\"http://{}\"]", member.name, member.peer, member.client);
+            let named = format!(
+                "\"name\":\"{}\",\"peerURLs\":[\"http://{}\"],\"clientURLs\":[\"http://{}\"]",
+                member.name, member.peer, member.client
+            );
             require_parts(&list, &[&named])?;
         }
     }

@@ -2,9 +2,9 @@
 
 use super::{convert, unserved};
 use crate::{
+    api_error::ApiError,
     front::{Consistency, Front},
     proto::{etcdserverpb as pb, served::etcdserverpb::cluster_server::Cluster},
-    api_error::ApiError,
     service::{Call, Service},
 };
 use quorate_core::types::Revision;

@@ -1,6 +1,8 @@
 //! Requests of the wire as commands of core, and replies of core as answers on the wire.
 
 use crate::{
+    api_error::ApiError,
+    encoded,
     front::Status,
     proto::{
         etcdserverpb::{
@@ -9,8 +11,6 @@ use crate::{
         },
         mvccpb::event::EventType,
     },
-    encoded,
-    api_error::ApiError,
     service::header,
 };
 use bytes::Bytes;

@@ -1,11 +1,11 @@
 //! The health protocol of gRPC: a member that answers serves.
 
 use crate::{
+    api_error::ApiError,
     proto::{
         health::{HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse, health_check_response::ServingStatus},
         served::health::health_server,
     },
-    api_error::ApiError,
 };
 use futures::{
     StreamExt as _,

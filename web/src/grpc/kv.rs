@@ -1,12 +1,12 @@
 //! ① ⑨ KV: a request is checked here, proposed or read, and answered.
 
-use super::{charged, convert, streamed::ranged};
+use super::{convert, streamed::ranged, with_permit};
 use crate::{
-    front::{Consistency, Front},
-    proto::{etcdserverpb as pb, mvccpb::KeyValue, served::etcdserverpb::kv_server::Kv},
-    encoded,
     api_error::ApiError,
+    encoded,
+    front::{Consistency, Front},
     permit::{BudgetPermit, WithPermit},
+    proto::{etcdserverpb as pb, mvccpb::KeyValue, served::etcdserverpb::kv_server::Kv},
     service::{Call, Service},
 };
 use futures::{
@@ -70,7 +70,9 @@ impl<F: Front> Service<F> {
         machine::validate(&command, self.surface.options().max_txn_ops)?;
         let permit = self.permit(answer_bytes(&self.front.current(), &command), call).await?;
         match self.front.propose(command, call.proposing(bytes)).await? {
-            Reply::DeleteRange(reply) => Ok(WithPermit { answer: convert::delete_range_answer(self.header(reply.revision), reply), permit }),
+            Reply::DeleteRange(reply) => {
+                Ok(WithPermit { answer: convert::delete_range_answer(self.header(reply.revision), reply), permit })
+            }
             other => unreachable!("a delete was answered {other:?}"),
         }
     }
@@ -121,7 +123,12 @@ impl<F: Front> Service<F> {
         Ok((range, view))
     }
 
-    async fn read_txn(&self, txn: Txn, consistency: Consistency, call: &Call) -> Result<(quorate_core::command::TxnReply, BudgetPermit), ApiError> {
+    async fn read_txn(
+        &self,
+        txn: Txn,
+        consistency: Consistency,
+        call: &Call,
+    ) -> Result<(quorate_core::command::TxnReply, BudgetPermit), ApiError> {
         let view = self.front.view(consistency, call.context).await?;
         let bytes = txn_bytes(&view, &txn);
         let permit = self.permit(bytes, call).await?;
@@ -199,7 +206,17 @@ impl<F: Front> Chunks<F> {
         if range.revision.0 <= 0 {
             range.revision = view.revision();
         }
-        Self { service, view, call, range, sent: 0, chunk_keys: FIRST_CHUNK_KEYS, total: None, _permit: BudgetPermit::default(), is_done: false }
+        Self {
+            service,
+            view,
+            call,
+            range,
+            sent: 0,
+            chunk_keys: FIRST_CHUNK_KEYS,
+            total: None,
+            _permit: BudgetPermit::default(),
+            is_done: false,
+        }
     }
 
     async fn next(this: Option<Self>) -> Result<Option<(encoded::RangeStreamResponse, Option<Self>)>, ApiError> {

@@ -105,7 +105,7 @@ struct PermittedBody {
     rest: Bytes,
 }
 
-/// Where the bytes of a charged body come from.
+/// Where the bytes of a body with a permit come from.
 #[derive(Debug)]
 enum AnswerBytes {
     /// tonic's own body: the whole message in one frame, then trailers.

@@ -2,12 +2,12 @@
 
 use super::{convert, unserved};
 use crate::{
+    api_error::ApiError,
     front::{Consistency, Front},
     proto::{
         etcdserverpb::{self as pb, alarm_request::AlarmAction},
         served::etcdserverpb::maintenance_server::Maintenance,
     },
-    api_error::ApiError,
     service::{Call, Service, header},
 };
 use futures::stream::BoxStream;
@@ -18,7 +18,7 @@ use quorate_core::{
 use tonic::{Request, Response, Status};
 
 /// What a store takes that holds nothing: the tables themselves. Those who watch sizes divide by it.
-const EMPTY_STORE_BYTES: i64 = 16 << 10;
+const EMPTY_STORE_BYTES: i64 = 20 << 10;
 
 impl<F: Front> Service<F> {
     /// From this member alone, learner or not.

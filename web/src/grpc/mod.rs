@@ -11,15 +11,15 @@ mod streamed;
 mod watch;
 
 use crate::{
+    api_error::ApiError,
     front::Front,
+    permit::WithPermit,
     proto::served::{
         etcdserverpb::{
             cluster_server::ClusterServer, kv_server::KvServer, maintenance_server::MaintenanceServer, watch_server::WatchServer,
         },
         health::health_server::HealthServer,
     },
-    api_error::ApiError,
-    permit::WithPermit,
     service::Service,
 };
 use tonic::service::{LayerExt as _, Routes};
@@ -51,7 +51,7 @@ async fn not_served(uri: http::Uri) -> http::Response<tonic::body::Body> {
 }
 
 /// Its share of the budget travels with an answer until the last byte is with the transport.
-fn charged<T>(WithPermit { answer, permit }: WithPermit<T>) -> tonic::Response<T> {
+fn with_permit<T>(WithPermit { answer, permit }: WithPermit<T>) -> tonic::Response<T> {
     let mut response = tonic::Response::new(answer);
     response.extensions_mut().insert(permit);
     response

@@ -2,13 +2,13 @@
 
 use super::{convert, layer};
 use crate::{
+    api_error::ApiError,
+    encoded,
     front::{Front, WatchReceiver, WatchSender, WatchStreamRequest},
     proto::{
         etcdserverpb::{self as pb, watch_request::RequestUnion},
         served::etcdserverpb::watch_server::Watch,
     },
-    encoded,
-    api_error::ApiError,
     service::{Call, Service},
 };
 use futures::{
@@ -102,8 +102,7 @@ impl<F: Front> WatchStream<F> {
                     Some(status) => return Some((Err(status), None)),
                     None => this.failure = None,
                 },
-                // The sender lives as long as the surface, which this stream holds.
-                _ = this.stopping.wait_for(|stopping| *stopping) => return Some((Err(ApiError::from(Refusal::Stopped).into()), None)),
+                () = stopped(&mut this.stopping) => return Some((Err(ApiError::from(Refusal::Stopped).into()), None)),
                 () = Leaderless::tick(this.leaderless.as_mut()) => {
                     let has_leader = this.service.front.status().raft.leader.is_some();
                     if this.leaderless.as_mut().is_some_and(|leaderless| leaderless.is_too_long(has_leader)) {
@@ -127,6 +126,11 @@ impl Leaderless {
         self.count = if has_leader { 0 } else { self.count + 1 };
         self.count >= LEADERLESS_TIMEOUTS
     }
+}
+
+/// The sender lives as long as the surface, which the stream holds.
+async fn stopped(stopping: &mut tokio::sync::watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stopping| *stopping).await;
 }
 
 /// What ended the requests: `None` if the client has just no more of them.

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use prost::Message;
 use quorate_web::{
+    encoded,
     proto::{
         etcdserverpb::{self as pb, compare::TargetUnion, request_op::Request, response_op::Response, watch_request::RequestUnion},
         mvccpb::{Event, KeyValue},
     },
-    encoded,
 };
 use std::fmt::{Debug, Write as _};
 
@@ -73,9 +73,14 @@ fn a_raw_txn_answer_has_the_wire_form_of_its_message() {
     let (raw_delete, delete) = deletes(&[kv("c")]);
     let raw_op = |response| encoded::ResponseOp { response: Some(response) };
     let op = |response| pb::ResponseOp { response: Some(response) };
-    let raw_inner = encoded::TxnResponse { header: None, succeeded: false, responses: vec![raw_op(encoded::Response::DeleteRange(raw_delete))] };
+    let raw_inner =
+        encoded::TxnResponse { header: None, succeeded: false, responses: vec![raw_op(encoded::Response::DeleteRange(raw_delete))] };
     let inner = pb::TxnResponse { header: None, succeeded: false, responses: vec![op(Response::ResponseDeleteRange(delete))] };
-    let raw_ops = vec![raw_op(encoded::Response::Range(raw_range)), raw_op(encoded::Response::Put(raw_put)), raw_op(encoded::Response::Txn(raw_inner))];
+    let raw_ops = vec![
+        raw_op(encoded::Response::Range(raw_range)),
+        raw_op(encoded::Response::Put(raw_put)),
+        raw_op(encoded::Response::Txn(raw_inner)),
+    ];
     let ops = vec![op(Response::ResponseRange(range)), op(Response::ResponsePut(put)), op(Response::ResponseTxn(inner))];
     assert_same(
         encoded::TxnResponse { header: header(), succeeded: true, responses: raw_ops },
