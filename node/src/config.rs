@@ -3,12 +3,7 @@
 use crate::flags::{self, Given, Usage};
 use crate::url::Url;
 use quorate_web::Cors;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ffi::OsString,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, time::Duration};
 
 /// Whether `--initial-cluster` describes a cluster to found or one to join.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

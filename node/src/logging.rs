@@ -256,13 +256,9 @@ mod tests {
         let settings = LogSettings { level: Level::INFO, format: LogFormat::Json, outputs: vec![LogOutput::File(file.path().into())] };
         let lines = line_of(&settings, || {
             // As tracing's macros and as the bridge from the `log` crate have it.
-            tracing::warn!(target: "h2::proto", "from here, which is a library's place to the reader no less");
+            tracing::warn!("from here");
             tracing::warn!(
-                target: "log",
-                log.target = "fjall::journal",
-                log.module_path = "fjall::journal",
-                log.file = "/builds/registry/src/fjall-3.1.13/src/journal/mod.rs",
-                log.line = 7_u64,
+                { log.target = "fjall::journal", log.module_path = "fjall::journal", log.file = "/builds/registry/fjall/mod.rs", log.line = 7_u64 },
                 "a journal is old"
             );
         });

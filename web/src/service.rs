@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_client_version_that_is_not_utf8_is_refused() {
-        let result = Call::new(|name| (name == "client-api-version").then_some(b"\xff".as_slice()), Source::Grpc);
+        let result = Call::new(|name| (name == "client-api-version").then_some(b"\xff".as_slice()), Source::Grpc, None);
         assert_eq!(result.expect_err("refused"), ApiError::InvalidClientApiVersion);
     }
 }

@@ -122,11 +122,11 @@ impl Stream {
             }
             self.watches.get_mut(&watch).expect("a watch of this stream").is_idle = false;
             let revision = through.filter(|_| number + 1 == count).unwrap_or(chunk.last);
+            let store_revision = store_revision.unwrap_or(chunk.last);
             let pieces = if fragment { chunk.fragments(limits.fragment_bytes) } else { core::slice::from_ref(&chunk.events) };
             let last = pieces.len() - 1;
             for (piece, events) in pieces.iter().enumerate() {
                 let (fragment, events) = (piece < last, events.clone());
-                let store_revision = store_revision.unwrap_or(chunk.last);
                 let response = WatchResponse { revision, store_revision, watch, fragment, events, ..WatchResponse::default() };
                 self.emit(id, response, out);
             }

@@ -30,19 +30,19 @@ pub struct ClientIo<T> {
     connection: Connection,
     address: Option<SocketAddr>,
     /// Its drop tells that the connection is closed.
-    open: Option<oneshot::Sender<()>>,
+    _open: Option<oneshot::Sender<()>>,
 }
 
 impl<T> ClientIo<T> {
     pub(super) fn http1(io: T, seen: Bytes, connection: Connection, address: Option<SocketAddr>) -> Self {
-        Self { io, seen, filter: None, connection, address, open: None }
+        Self { io, seen, filter: None, connection, address, _open: None }
     }
 
     pub(super) fn http2(io: T, seen: &[u8], connection: Connection, address: Option<SocketAddr>, open: oneshot::Sender<()>) -> Self {
         let mut filter = AuthorityFilter::after(super::PREFACE.len());
         filter.incoming().extend_from_slice(seen);
         filter.advance();
-        Self { io, seen: Bytes::new(), filter: Some(filter), connection, address, open: Some(open) }
+        Self { io, seen: Bytes::new(), filter: Some(filter), connection, address, _open: Some(open) }
     }
 
     pub(super) const fn connection(&self) -> &Connection {

@@ -7,7 +7,7 @@ use crate::{
     surface::{PROGRESS_BYTES, Surface},
 };
 use bytes::Bytes;
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use std::{
     pin::Pin,
     task::{Context, Poll},
