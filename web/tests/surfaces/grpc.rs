@@ -302,7 +302,7 @@ async fn status_tells_versions_sizes_and_indexes() {
             raft_term: 2,
             raft_applied_index: 3,
             errors: vec!["etcdserver: no leader".into()],
-            db_size_in_use: 16_384,
+            db_size_in_use: 20_480,
             is_learner: false,
             storage_version: "3.7.0".into(),
             db_size_quota: 2 << 30,
