@@ -18,6 +18,9 @@ const FRAME_BYTES: usize = 16 << 10;
 /// Header bytes of one request that are held back to be looked at. What is longer goes on as it is, for the library to refuse.
 const BLOCK_BYTES: usize = super::HTTP2_HEADER_BYTES as usize;
 
+/// Frames of one header block; the library allows fewer. Each read of a part looks at all of them again.
+const BLOCK_FRAMES: usize = 96;
+
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 0x4;
@@ -175,7 +178,7 @@ fn headers(bytes: &[u8]) -> Block {
         let Some(head) = bytes[at..].first_chunk::<FRAME_HEAD_BYTES>() else { return Block::Partial };
         let (payload, flags) = (at + FRAME_HEAD_BYTES..at + FRAME_HEAD_BYTES + length(head), head[4]);
         let kind = if fragments.is_empty() { HEADERS } else { CONTINUATION };
-        if head[3] != kind || payload.len() > FRAME_BYTES || payload.end > BLOCK_BYTES {
+        if head[3] != kind || payload.len() > FRAME_BYTES || payload.end > BLOCK_BYTES || fragments.len() == BLOCK_FRAMES {
             return Block::Wrong;
         }
         if bytes.len() < payload.end {

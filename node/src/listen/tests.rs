@@ -32,7 +32,7 @@ async fn said(bytes: &[u8], then_close: bool) -> Result<Speaks, Rejected> {
 
 #[tokio::test]
 async fn a_preface_is_http2_however_it_arrives() {
-    assert_eq!(said(&[PREFACE, b"\0\0\0\x04"].concat(), false).await.unwrap(), Speaks::Http2);
+    assert_eq!(said(&[PREFACE, b"\0\0\0\x04\0\0\0\0\0"].concat(), false).await.unwrap(), Speaks::Http2);
 }
 
 #[tokio::test]

@@ -393,8 +393,8 @@ fn unfinished_puts() -> Outcome {
     ground.check_unharmed(&[0])
 }
 
-/// How long the answers that nobody reads may keep others from theirs: the surfaces' limit, twice.
-const UNREAD_LIMIT: Duration = Duration::from_secs(60);
+/// How long the answers that nobody reads may keep others from theirs: a few times what the surfaces wait.
+const UNREAD_LIMIT: Duration = Duration::from_secs(120);
 
 fn unread_answers() -> Outcome {
     let mut ground = Ground::new(1, &[])?;
