@@ -17,12 +17,12 @@ const PACKAGES: [(&str, &str); 6] = [
 
 /// Answers that carry stored key-values, which servers send as the bytes they are.
 const RAW: [(&str, &str); 6] = [
-    (".etcdserverpb.RangeResponse", "crate::raw::RangeResponse"),
-    (".etcdserverpb.RangeStreamResponse", "crate::raw::RangeStreamResponse"),
-    (".etcdserverpb.PutResponse", "crate::raw::PutResponse"),
-    (".etcdserverpb.DeleteRangeResponse", "crate::raw::DeleteRangeResponse"),
-    (".etcdserverpb.TxnResponse", "crate::raw::TxnResponse"),
-    (".etcdserverpb.WatchResponse", "crate::raw::WatchResponse"),
+    (".etcdserverpb.RangeResponse", "crate::encoded::RangeResponse"),
+    (".etcdserverpb.RangeStreamResponse", "crate::encoded::RangeStreamResponse"),
+    (".etcdserverpb.PutResponse", "crate::encoded::PutResponse"),
+    (".etcdserverpb.DeleteRangeResponse", "crate::encoded::DeleteRangeResponse"),
+    (".etcdserverpb.TxnResponse", "crate::encoded::TxnResponse"),
+    (".etcdserverpb.WatchResponse", "crate::encoded::WatchResponse"),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

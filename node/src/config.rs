@@ -3,6 +3,7 @@
 use crate::flags::{self, Given, Usage};
 use crate::transport::frame::COMMAND_BYTES;
 use crate::url::Url;
+use quorate_web::Cors;
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, time::Duration};
 
 /// Whether `--initial-cluster` describes a cluster to found or one to join.
@@ -14,8 +15,7 @@ pub enum ClusterState {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogFormat {
-    /// JSON, but lines for people on a terminal.
-    Default,
+    /// On a terminal too: programs read logs through one.
     Json,
     Console,
 }
@@ -62,6 +62,7 @@ pub struct Config {
     pub pre_vote: bool,
     pub initial_election_tick_advance: bool,
     pub gateway: bool,
+    pub cors: Cors,
     pub log: LogSettings,
     /// To be logged once logging works.
     pub warnings: Vec<String>,
@@ -88,10 +89,10 @@ impl Config {
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, Usage> {
         let given = flags::read(arguments, environment)?;
-        Self::from_given(&given).map_err(|message| Usage::wrong(message, 1))
+        Self::from_given(&given).map_err(|invalid| invalid.usage(&given))
     }
 
-    fn from_given(given: &Given) -> Result<Self, String> {
+    fn from_given(given: &Given) -> Result<Self, Invalid> {
         let name = given.text("name").to_owned();
         let data_dir = match given.text("data-dir") {
             "" => PathBuf::from(format!("{name}.etcd")),
@@ -101,7 +102,7 @@ impl Config {
         let listen_client_urls = listen_urls(given, "listen-client-urls")?;
         let listen_peer_urls = listen_urls(given, "listen-peer-urls")?;
         if given.is_set("listen-client-urls") && !given.is_set("advertise-client-urls") {
-            return Err("--advertise-client-urls is required when --listen-client-urls is set explicitly".into());
+            return Err("--advertise-client-urls is required when --listen-client-urls is set explicitly".to_owned().into());
         }
         let advertise_client_urls = urls(given, "advertise-client-urls")?;
         let advertise_peer_urls = urls(given, "initial-advertise-peer-urls")?;
@@ -111,7 +112,11 @@ impl Config {
         let (heartbeat_interval, election_timeout) = timing(given)?;
         choice(given, "logger", &[("zap", ())])?;
         choice(given, "metrics", &[("basic", ()), ("extensive", ())])?;
+        choice(given, "v2-deprecation", &[("write-only", ()), ("write-only-drop-data", ()), ("gone", ())])?;
         flag(given, "strict-reconfig-check")?;
+        check_feature_gates(given)?;
+        number::<u32>(given, "max-snapshots")?;
+        number::<u32>(given, "max-wals")?;
         let quota: i64 = number(given, "quota-backend-bytes")?;
         let config = Self {
             data_dir,
@@ -140,18 +145,20 @@ impl Config {
             pre_vote: flag(given, "pre-vote")?,
             initial_election_tick_advance: flag(given, "initial-election-tick-advance")?,
             gateway: flag(given, "enable-grpc-gateway")?,
+            cors: cors(given)?,
             log: log_settings(given)?,
             warnings: given.warnings.clone(),
             name,
         };
         if config.snapshot_count == 0 {
-            return Err(invalid("snapshot-count", "0"));
+            return Err(invalid(given, "snapshot-count", "invalid value \"0\""));
         }
         if config.max_request_bytes > MAX_REQUEST_BYTES_CEILING {
             return Err(format!(
                 "--max-request-bytes {} is over {MAX_REQUEST_BYTES_CEILING}, the most that every member of this release can receive",
                 config.max_request_bytes
-            ));
+            )
+            .into());
         }
         Ok(config)
     }
@@ -161,15 +168,42 @@ impl Config {
 /// largest command, because that is longer than its request if it has many small ops.
 pub const MAX_REQUEST_BYTES_CEILING: usize = COMMAND_BYTES / 2;
 
-fn invalid(name: &str, value: &str) -> String {
-    format!("invalid value {value:?} for flag -{name}: invalid value {value:?}")
+/// Why a configuration is not taken.
+#[derive(Debug)]
+enum Invalid {
+    /// The value of one flag is none of its kind.
+    Value { name: &'static str, message: String },
+    /// The values together, or what one of them asks for.
+    Configuration(String),
 }
 
-fn urls(given: &Given, name: &str) -> Result<Vec<Url>, String> {
-    Url::list(given.text(name)).map_err(|error| format!("invalid value {:?} for flag -{name}: {error}", given.text(name)))
+impl From<String> for Invalid {
+    fn from(message: String) -> Self {
+        Self::Configuration(message)
+    }
 }
 
-fn listen_urls(given: &Given, name: &str) -> Result<Vec<Url>, String> {
+impl Invalid {
+    /// As etcd: a command line that cannot be read exits with 2, everything else with 1.
+    fn usage(self, given: &Given) -> Usage {
+        match self {
+            Self::Value { name, message } if !given.from_environment.contains(name) => Usage::wrong(message, 2),
+            Self::Value { message, .. } | Self::Configuration(message) => Usage::wrong(message, 1),
+        }
+    }
+}
+
+/// A value that is none of its flag's: of the command line or, in etcd's words too, of the environment.
+fn invalid(given: &Given, name: &'static str, why: impl std::fmt::Display) -> Invalid {
+    let from = if given.from_environment.contains(name) { flags::variable(name) } else { format!("flag -{name}") };
+    Invalid::Value { name, message: format!("invalid value {:?} for {from}: {why}", given.text(name)) }
+}
+
+fn urls(given: &Given, name: &'static str) -> Result<Vec<Url>, Invalid> {
+    Url::list(given.text(name)).map_err(|error| invalid(given, name, error))
+}
+
+fn listen_urls(given: &Given, name: &'static str) -> Result<Vec<Url>, Invalid> {
     let urls = urls(given, name)?;
     for url in &urls {
         url.check_listen().map_err(|error| format!("{error} (--{name})"))?;
@@ -220,19 +254,19 @@ fn initial_cluster(given: &Given, name: &str, advertised: &[Url]) -> Result<BTre
     Ok(members)
 }
 
-fn timing(given: &Given) -> Result<(Duration, Duration), String> {
+fn timing(given: &Given) -> Result<(Duration, Duration), Invalid> {
     let (heartbeat, election): (u64, u64) = (number(given, "heartbeat-interval")?, number(given, "election-timeout")?);
     if heartbeat == 0 {
-        return Err("--heartbeat-interval must be >0 (set to 0ms)".into());
+        return Err("--heartbeat-interval must be >0 (set to 0ms)".to_owned().into());
     }
     if election == 0 {
-        return Err("--election-timeout must be >0 (set to 0ms)".into());
+        return Err("--election-timeout must be >0 (set to 0ms)".to_owned().into());
     }
     if heartbeat.saturating_mul(5) > election {
-        return Err(format!("--election-timeout[{election}ms] should be at least as 5 times as --heartbeat-interval[{heartbeat}ms]"));
+        return Err(format!("--election-timeout[{election}ms] should be at least as 5 times as --heartbeat-interval[{heartbeat}ms]").into());
     }
     if election > ELECTION_TIMEOUT_MAX_MS {
-        return Err(format!("--election-timeout[{election}ms] is too long, and should be set less than {ELECTION_TIMEOUT_MAX_MS}ms"));
+        return Err(format!("--election-timeout[{election}ms] is too long, and should be set less than {ELECTION_TIMEOUT_MAX_MS}ms").into());
     }
     Ok((Duration::from_millis(heartbeat), Duration::from_millis(election)))
 }
@@ -247,7 +281,6 @@ fn log_settings(given: &Given) -> Result<LogSettings, String> {
         other => return Err(format!("unrecognized level: {other:?} (--log-level takes debug, info, warn, error, panic, fatal)")),
     };
     let format = match given.text("log-format") {
-        _ if !given.is_set("log-format") => LogFormat::Default,
         "json" => LogFormat::Json,
         "console" => LogFormat::Console,
         other => return Err(format!("unknown log format {other:?} (--log-format takes json, console)")),
@@ -267,24 +300,71 @@ fn log_settings(given: &Given) -> Result<LogSettings, String> {
     Ok(LogSettings { level, format, outputs })
 }
 
-fn number<T: std::str::FromStr>(given: &Given, name: &str) -> Result<T, String> {
-    let text = given.text(name);
-    text.parse().map_err(|_| format!("invalid value {text:?} for flag -{name}: parse error"))
+fn number<T: std::str::FromStr>(given: &Given, name: &'static str) -> Result<T, Invalid> {
+    given.text(name).parse().map_err(|_| invalid(given, name, "parse error"))
 }
 
-fn flag(given: &Given, name: &str) -> Result<bool, String> {
+fn flag(given: &Given, name: &'static str) -> Result<bool, Invalid> {
     let text = given.text(name);
-    flags::boolean(text).ok_or_else(|| format!("invalid boolean value {text:?} for -{name}: parse error"))
+    let message = || format!("invalid boolean value {text:?} for -{name}: parse error");
+    flags::boolean(text).ok_or_else(|| Invalid::Value { name, message: message() })
 }
 
-fn choice<T: Copy>(given: &Given, name: &str, among: &[(&str, T)]) -> Result<T, String> {
+fn choice<T: Copy>(given: &Given, name: &'static str, among: &[(&str, T)]) -> Result<T, Invalid> {
     let text = given.text(name);
-    among.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| invalid(name, text))
+    among.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
+        invalid(given, name, if name == "initial-cluster-state" { "invalid value".to_owned() } else { format!("invalid value {text:?}") })
+    })
 }
 
-fn duration(given: &Given, name: &str) -> Result<Duration, String> {
-    let text = given.text(name);
-    parse_duration(text).ok_or_else(|| format!("invalid value {text:?} for flag -{name}: parse error"))
+fn duration(given: &Given, name: &'static str) -> Result<Duration, Invalid> {
+    parse_duration(given.text(name)).ok_or_else(|| invalid(given, name, "parse error"))
+}
+
+/// The feature gates etcd 3.7 knows. None of them means anything here.
+const FEATURE_GATES: [&str; 11] = [
+    "AllAlpha",
+    "AllBeta",
+    "CompactHashCheck",
+    "FastLeaseKeepAlive",
+    "InitialCorruptCheck",
+    "LeaseCheckpoint",
+    "LeaseCheckpointPersist",
+    "PriorityRequest",
+    "SetMemberLocalAddr",
+    "StopGRPCServiceOnDefrag",
+    "TxnModeWriteWithSharedBuffer",
+];
+
+/// `Name=true,..` of known names.
+fn check_feature_gates(given: &Given) -> Result<(), Invalid> {
+    const NAME: &str = "feature-gates";
+    for part in given.text(NAME).split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (gate, value) = part.split_once('=').ok_or_else(|| invalid(given, NAME, format_args!("missing bool value for {part}")))?;
+        let (gate, value) = (gate.trim(), value.trim());
+        if flags::boolean(value).is_none() {
+            let why = format_args!("strconv.ParseBool: parsing {value:?}: invalid syntax");
+            return Err(invalid(given, NAME, format_args!("invalid value of {gate}={value}, err: {why}")));
+        }
+        if !FEATURE_GATES.contains(&gate) {
+            return Err(invalid(given, NAME, format_args!("unrecognized feature gate: {gate}")));
+        }
+    }
+    Ok(())
+}
+
+/// Whose pages may call: anyone's, or those of a list of origins, which are URLs with a port.
+fn cors(given: &Given) -> Result<Cors, Invalid> {
+    let text = given.text("cors");
+    if text == "*" {
+        return Ok(Cors::Any);
+    }
+    let origin = |part: &str| {
+        // A page may come over TLS to a server that does not speak it.
+        Url::parse(&part.replacen("https://", "http://", 1)).map_err(|error| invalid(given, "cors", error))?;
+        Ok(part.trim().to_owned())
+    };
+    Ok(Cors::Only(text.split(',').map(origin).collect::<Result<_, Invalid>>()?))
 }
 
 /// Go's `time.ParseDuration` without signs: `1h30m`, `100ms`, `1.5s`, `0`.

@@ -1,7 +1,10 @@
 //! etcd's command line and environment: one table of options, and what each may be given as.
 
 use clap::{Arg, ArgAction, Command, builder::StyledStr};
-use std::{collections::BTreeMap, ffi::OsString};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+};
 
 /// How far an option is served.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +49,10 @@ const fn later_switch(name: &'static str, default: &'static str) -> Flag {
     Flag { name, kind: Kind::Boolean, default, group: LATER, help: "", support: Support::DefaultOnly }
 }
 
+const fn checked(name: &'static str, default: &'static str) -> Flag {
+    Flag { name, kind: Kind::Text, default, group: LATER, help: "", support: Support::Ignored }
+}
+
 const fn ignored(name: &'static str, kind: Kind) -> Flag {
     Flag { name, kind, default: "", group: LATER, help: "", support: Support::Ignored }
 }
@@ -84,14 +91,19 @@ pub const FLAGS: &[Flag] = &[
     served(LOGS, "log-format", "json", "json or console"),
     served(LOGS, "logger", "zap", "Only \"zap\" is known"),
     served(LOGS, "metrics", "basic", "basic or extensive"),
-    switch(LOGS, "enable-grpc-gateway", "true", "Serve JSON under /v3/"),
+    switch(LIMITS, "enable-grpc-gateway", "true", "Serve JSON under /v3/"),
+    served(LIMITS, "cors", "*", "Origins whose web pages may call, comma separated"),
+    // Checked as etcd checks them, and without a meaning here.
+    checked("feature-gates", ""),
+    checked("max-snapshots", "5"),
+    checked("max-wals", "5"),
+    checked("v2-deprecation", "write-only"),
     // Parts that are not served yet.
     later("listen-client-http-urls", ""),
     later("listen-metrics-urls", ""),
     later("auto-compaction-retention", "0"),
     later("auto-compaction-mode", "periodic"),
     later("config-file", ""),
-    later("feature-gates", ""),
     later("discovery-token", ""),
     later("discovery-endpoints", ""),
     later("discovery-dial-timeout", "2s"),
@@ -132,7 +144,6 @@ pub const FLAGS: &[Flag] = &[
     later("cipher-suites", ""),
     later("tls-min-version", "TLS1.2"),
     later("tls-max-version", ""),
-    later("cors", "*"),
     later("host-whitelist", "*"),
     later("auth-token", "simple"),
     later("bcrypt-cost", "10"),
@@ -156,8 +167,6 @@ pub const FLAGS: &[Flag] = &[
     later("grpc-keepalive-interval", "2h"),
     later("grpc-keepalive-timeout", "20s"),
     // Knobs of another storage engine or of another release.
-    ignored("max-wals", Kind::Text),
-    ignored("max-snapshots", Kind::Text),
     ignored("backend-bbolt-freelist-type", Kind::Text),
     ignored("backend-batch-interval", Kind::Text),
     ignored("backend-batch-limit", Kind::Text),
@@ -190,6 +199,8 @@ pub const FLAGS: &[Flag] = &[
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Given {
     pub values: BTreeMap<&'static str, String>,
+    /// Those of them that the environment set.
+    pub from_environment: BTreeSet<&'static str>,
     pub warnings: Vec<String>,
 }
 
@@ -215,7 +226,8 @@ fn find(name: &str) -> Option<&'static Flag> {
     FLAGS.iter().find(|flag| flag.name == name)
 }
 
-fn variable(name: &str) -> String {
+/// The environment variable that stands for a flag.
+pub(crate) fn variable(name: &str) -> String {
     format!("ETCD_{}", name.to_uppercase().replace('-', "_"))
 }
 
@@ -259,7 +271,7 @@ fn normalise(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<OsStri
     while let Some(argument) = arguments.next() {
         let text = argument.to_str().ok_or_else(|| Usage::wrong(format!("{argument:?} is not valid UTF-8"), 2))?;
         let Some(body) = text.strip_prefix("--").or_else(|| text.strip_prefix('-')).filter(|body| !body.is_empty()) else {
-            return Err(Usage::wrong(format!("{text:?} is not a valid flag"), 2));
+            return Err(Usage::wrong(format!("{text:?} is not a valid flag"), 1));
         };
         let (name, value) = body.split_once('=').map_or((body, None), |(name, value)| (name, Some(value.to_owned())));
         if matches!(name, "h" | "help" | "version") {
@@ -340,6 +352,7 @@ fn read_environment(environment: impl IntoIterator<Item = (OsString, OsString)>,
             ));
         }
         given.values.insert(flag.name, value);
+        given.from_environment.insert(flag.name);
     }
     Ok(())
 }

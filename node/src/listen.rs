@@ -1,5 +1,9 @@
 //! The client port: gRPC and HTTP/1.1 on one socket, told apart by the first bytes, each served on the worker that accepted it.
 
+mod authority;
+mod client_io;
+
+use self::client_io::ClientIo;
 use crate::{
     actors::{HubActor, Inbound, MemberHandle, Shared},
     throttle::Throttle,
@@ -9,26 +13,23 @@ use actix_http::{HttpService, Protocol};
 use actix_server::{Server, ServerBuilder};
 use actix_service::{IntoServiceFactory, Service, ServiceFactory, fn_factory, fn_service, map_config};
 use actix_web::{App, dev::AppConfig};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use quorate_core::watch::HubLimits;
-use quorate_web::{Surface, configure_http, grpc_routes};
+use quorate_web::{Connection, Surface, answer_cors, configure_http, grpc_routes};
 use std::{
     fmt, io,
     net::SocketAddr,
-    pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
     net::{TcpStream, UnixStream},
     sync::{mpsc, oneshot},
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::Connected;
 
 /// For the first bytes of a connection.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(30);
@@ -42,8 +43,9 @@ const WORKER_CONNECTIONS: usize = 25_000;
 const SHUTDOWN_SECONDS: u64 = 1;
 /// Streams that one connection may have open, whatever `--max-concurrent-streams` allows; a client waits for one to end.
 const CONNECTION_STREAMS: u32 = 65_536;
-/// Headers of one HTTP/2 request; above it the request is refused, or the connection closed.
-const HTTP2_HEADER_BYTES: u32 = 64 << 10;
+/// Headers of one HTTP/2 request that are read at all, so that those above [`quorate_web::METADATA_BYTES`] are refused and their
+/// connection lives on; above this the connection is closed.
+const HTTP2_HEADER_BYTES: u32 = 1 << 20;
 const HTTP2_STREAM_WINDOW: u32 = 1 << 20;
 const HTTP2_CONNECTION_WINDOW: u32 = 8 << 20;
 
@@ -93,18 +95,36 @@ pub fn bind(url: &Url, flag: &str) -> Result<Bound, String> {
     };
     bound.map_err(|error| match (error.kind(), url.address()) {
         (io::ErrorKind::AddrInUse, Address::Tcp { port, .. }) => {
-            let holder = holder::of_port(port).map_or_else(String::new, |holder| format!(" by {holder}"));
-            format!("cannot listen on {url} (--{flag}): the address is already in use{holder}; stop it, or give another --{flag}")
+            let (by, remedy) = match holder::of_port(port) {
+                Some(Holder::Own) => {
+                    (" by this very member".to_owned(), format!("give every URL a port of its own, --{flag} or the other"))
+                }
+                Some(Holder::Other { name, pid }) => (format!(" by {name} (pid {pid})"), format!("stop it, or give another --{flag}")),
+                None => (String::new(), format!("stop who does, or give another --{flag}")),
+            };
+            format!("cannot listen on {url} (--{flag}): the address is already in use{by}; {remedy}")
         }
         _ => format!("cannot listen on {url} (--{flag}): {error}"),
     })
 }
 
+/// Who listens on a port.
+#[derive(Debug)]
+enum Holder {
+    /// This process, for another of its URLs.
+    Own,
+    Other {
+        name: String,
+        pid: u32,
+    },
+}
+
 mod holder {
+    use super::Holder;
     use std::fs;
 
     /// The process that listens on a TCP port, if this user may know.
-    pub(super) fn of_port(port: u16) -> Option<String> {
+    pub(super) fn of_port(port: u16) -> Option<Holder> {
         let inode = ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| listener_inode(&fs::read_to_string(table).ok()?, port))?;
         let socket = format!("socket:[{inode}]");
         fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
@@ -112,8 +132,11 @@ mod holder {
             let mut descriptors = fs::read_dir(process.path().join("fd")).ok()?.flatten();
             descriptors.any(|descriptor| fs::read_link(descriptor.path()).is_ok_and(|target| target.as_os_str() == socket.as_str())).then(
                 || {
+                    if pid == std::process::id() {
+                        return Holder::Own;
+                    }
                     let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-                    format!("{} (pid {pid})", name.trim())
+                    Holder::Other { name: name.trim().to_owned(), pid }
                 },
             )
         })
@@ -208,21 +231,27 @@ fn serve_at_most(connections: usize, sockets: Vec<Bound>, workers: usize, served
 }
 
 /// Where one HTTP/1.1 connection goes.
-type Http1<T> = Rc<dyn Fn(Prefixed<T>, Option<SocketAddr>) -> futures::future::LocalBoxFuture<'static, ()>>;
+type Http1<T> = Rc<dyn Fn(ClientIo<T>, Option<SocketAddr>) -> futures::future::LocalBoxFuture<'static, ()>>;
 
 /// Both servers of one worker for one kind of socket.
 struct Worker<T> {
     http1: Http1<T>,
-    grpc: mpsc::Sender<io::Result<Prefixed<T>>>,
+    grpc: mpsc::Sender<io::Result<ClientIo<T>>>,
+    surface: Surface,
     refusals: Throttle,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Worker<T> {
     async fn start(served: Served) -> Result<Self, ()> {
         let front = served.front();
-        let app = App::new().configure(configure_http(front.clone(), &served.surface));
+        let cors = served.surface.options().cors.clone();
+        let app = App::new()
+            .configure(configure_http(front.clone(), &served.surface))
+            .wrap_fn(move |request, service| answer_cors(&cors, request, service));
         let app = map_config(app.into_factory(), |()| AppConfig::default());
-        let factory = HttpService::build().finish::<_, actix_web::body::BoxBody>(app);
+        let factory = HttpService::build()
+            .on_connect_ext(|io: &ClientIo<T>, extensions| drop(extensions.insert(io.connection().clone())))
+            .finish(app);
         let service = factory.new_service(()).await.map_err(|()| tracing::error!(target: "quorate", "the HTTP service did not start"))?;
         let service = Rc::new(service);
         let http1: Http1<T> = Rc::new(move |io, address| {
@@ -250,20 +279,22 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Worker<T> {
                 tracing::error!(target: "quorate", error = %error, "the gRPC server of a worker ended");
             }
         });
-        Ok(Self { http1, grpc, refusals: Throttle::of_refusals() })
+        Ok(Self { http1, grpc, surface: served.surface, refusals: Throttle::of_refusals() })
     }
 
     async fn connection(&self, stream: T, address: Option<SocketAddr>) {
         match timeout(FIRST_BYTES_TIMEOUT, sniff(stream)).await {
-            Ok(Ok((Speaks::Http2, mut io))) => {
+            Ok(Ok((Speaks::Http2, seen, io))) => {
                 // It counts as this worker's for as long as it is open.
                 let (open, closed) = oneshot::channel::<()>();
-                io.open = Some(open);
+                let io = ClientIo::http2(io, &seen, Connection::new(&self.surface), address, open);
                 if self.grpc.send(Ok(io)).await.is_ok() {
                     let _ = closed.await;
                 }
             }
-            Ok(Ok((Speaks::Http1, io))) => (self.http1)(io, address).await,
+            Ok(Ok((Speaks::Http1, seen, io))) => {
+                (self.http1)(ClientIo::http1(io, seen, Connection::new(&self.surface), address), address).await;
+            }
             Ok(Err(Rejected::Closed)) => {}
             Ok(Err(rejected)) => self.reject(address, &rejected),
             Err(_) => self.reject(address, &Rejected::Silent),
@@ -308,7 +339,7 @@ impl fmt::Display for Rejected {
 }
 
 /// Reads until it is clear what is spoken. Reading, not peeking: half a preface would make a peek spin.
-async fn sniff<T: AsyncRead + Unpin>(mut io: T) -> Result<(Speaks, Prefixed<T>), Rejected> {
+async fn sniff<T: AsyncRead + Unpin>(mut io: T) -> Result<(Speaks, Bytes, T), Rejected> {
     let mut seen = BytesMut::with_capacity(1 << 10);
     loop {
         if io.read_buf(&mut seen).await.map_err(Rejected::Io)? == 0 {
@@ -326,52 +357,8 @@ async fn sniff<T: AsyncRead + Unpin>(mut io: T) -> Result<(Speaks, Prefixed<T>),
                 _ => return Err(Rejected::Garbage),
             }
         };
-        return Ok((speaks, Prefixed { seen: seen.freeze(), io, open: None }));
+        return Ok((speaks, seen.freeze(), io));
     }
-}
-
-/// A connection some of whose bytes were read already.
-#[derive(Debug)]
-pub struct Prefixed<T> {
-    seen: Bytes,
-    io: T,
-    /// Its drop tells that the connection is closed.
-    open: Option<oneshot::Sender<()>>,
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Prefixed<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.seen.is_empty() {
-            return Pin::new(&mut self.io).poll_read(cx, buffer);
-        }
-        let taken = self.seen.len().min(buffer.remaining());
-        buffer.put_slice(&self.seen[..taken]);
-        self.seen.advance(taken);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Prefixed<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bytes)
-    }
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-}
-
-impl<T> Connected for Prefixed<T> {
-    type ConnectInfo = ();
-    fn connect_info(&self) -> Self::ConnectInfo {}
 }
 
 #[cfg(test)]

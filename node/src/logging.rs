@@ -1,4 +1,4 @@
-//! Logs: one JSON object a line with etcd's keys, or lines for people.
+//! Logs: one JSON object a line with etcd's keys, on a terminal too, or lines for people if they are asked for.
 
 use crate::config::{LogFormat, LogOutput, LogSettings};
 use serde_json::{Map, Value};
@@ -25,7 +25,7 @@ use tracing_subscriber::{
 pub fn start(settings: &LogSettings) -> Result<(), String> {
     let sink = Sink::open(&settings.outputs)?;
     let to_terminal = settings.outputs == [LogOutput::Stderr] && io::stderr().is_terminal();
-    let console = settings.format == LogFormat::Console || (settings.format == LogFormat::Default && to_terminal);
+    let console = settings.format == LogFormat::Console;
     let level = tracing_subscriber::filter::LevelFilter::from_level(settings.level);
     // Libraries speak up only when something is wrong.
     let filter = tracing_subscriber::filter::Targets::new().with_default(level.min(Level::WARN.into())).with_target("quorate", level);
@@ -108,16 +108,28 @@ fn timestamp() -> String {
     }
 }
 
-fn caller(event: &Event<'_>) -> String {
+/// Where an event comes from: a file of this program and its line; of a library, which crate's and which module of it, because where
+/// its source lay when it was built tells nobody anything.
+fn caller(event: &Event<'_>, fields: &Fields) -> String {
     let metadata = event.metadata();
-    let file = metadata.file().unwrap_or("?");
-    let short = file.rsplit_once("src/").map_or(file, |(_, short)| short);
-    format!("{short}:{}", metadata.line().unwrap_or(0))
+    if let Some(module) = &fields.logged_by {
+        return module.clone();
+    }
+    match (metadata.module_path(), metadata.file(), metadata.line()) {
+        (Some(module), Some(file), Some(line)) if module.starts_with("quorate") => {
+            let short = file.rsplit_once("src/").map_or(file, |(_, short)| short);
+            format!("{short}:{line}")
+        }
+        (Some(module), ..) => module.to_owned(),
+        (None, ..) => metadata.target().to_owned(),
+    }
 }
 
 #[derive(Default)]
 struct Fields {
     message: String,
+    /// The module that logged this through the `log` crate, of which the event itself knows nothing.
+    logged_by: Option<String>,
     others: Map<String, Value>,
 }
 
@@ -133,6 +145,10 @@ impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "message" {
             value.clone_into(&mut self.message);
+        } else if field.name().starts_with(LOG_CRATE) {
+            if field.name() == "log.target" {
+                self.logged_by = Some(value.to_owned());
+            }
         } else {
             self.others.insert(key(field), value.into());
         }
@@ -141,12 +157,18 @@ impl Visit for Fields {
         self.others.insert(key(field), value.into());
     }
     fn record_u64(&mut self, field: &Field, value: u64) {
+        if field.name().starts_with(LOG_CRATE) {
+            return;
+        }
         self.others.insert(key(field), value.into());
     }
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.others.insert(key(field), value.into());
     }
 }
+
+/// What the `log` crate's bridge calls its fields; they say where an event comes from, and [`caller`] says that.
+const LOG_CRATE: &str = "log.";
 
 /// Field names as etcd's logs have them.
 fn key(field: &Field) -> String {
@@ -170,7 +192,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'a> FormatFields<'a> + 'stat
             "{{\"level\":\"{}\",\"ts\":\"{}\",\"caller\":{},\"msg\":{}",
             level_name(*event.metadata().level()),
             timestamp(),
-            string(&caller(event)),
+            string(&caller(event, &fields)),
             string(&fields.message)
         )?;
         for (name, value) in &fields.others {
@@ -226,6 +248,25 @@ mod tests {
         assert_eq!(&ts[10..11], "T");
         assert_eq!(ts.find('.'), Some(19), "{ts}");
         assert!(line.starts_with("{\"level\":"), "{line}");
+    }
+
+    #[test]
+    fn a_library_is_named_by_its_module_and_not_by_where_it_was_built() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let settings = LogSettings { level: Level::INFO, format: LogFormat::Json, outputs: vec![LogOutput::File(file.path().into())] };
+        let lines = line_of(&settings, || {
+            // As tracing's macros and as the bridge from the `log` crate have it.
+            tracing::warn!("from here");
+            tracing::warn!(
+                { log.target = "fjall::journal", log.module_path = "fjall::journal", log.file = "/builds/registry/fjall/mod.rs", log.line = 7_u64 },
+                "a journal is old"
+            );
+        });
+        let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(lines[0]["caller"].as_str().unwrap().starts_with("logging.rs:"), "{}", lines[0]);
+        assert_eq!(lines[1]["caller"], "fjall::journal");
+        let keys: Vec<&String> = lines[1].as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["level", "ts", "caller", "msg"]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ use quorate_core::{
 };
 use quorate_web::{
     Options, Surface,
-    front::{Context, Front, Source},
+    front::{Consistency, Context, Front, Source},
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -39,7 +39,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
     time::{sleep, timeout},
 };
@@ -171,19 +171,33 @@ async fn serve(config: Config, directory: DataDir, recovered: Recovery, clients:
     };
     let addresses: Vec<String> = clients.iter().map(Bound::describe).collect();
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let server = listen::serve(clients, workers, &served).map_err(|error| format!("cannot serve clients: {error}"))?;
-    let handle = server.handle();
-    actix_rt::spawn(server);
+    let mut signals = Signals::new()?;
+    // Who is served earlier may ask for the members and find this one without its name and addresses.
     let front = served.front();
-    actix_rt::spawn(announce(front.clone(), config, shared.member.member, addresses));
-    let signal = wait_for_signal().await?;
+    let signal = tokio::select! {
+        () = announce(&front, &config, shared.member.member) => None,
+        signal = signals.next() => Some(signal),
+    };
+    let (server, signal) = match signal {
+        Some(signal) => (None, signal),
+        None => {
+            let server = listen::serve(clients, workers, &served).map_err(|error| format!("cannot serve clients: {error}"))?;
+            let handle = server.handle();
+            actix_rt::spawn(server);
+            tell_ready(&addresses);
+            (Some(handle), signals.next().await)
+        }
+    };
     tracing::info!(target: "quorate", signal, "received signal; shutting down");
     hand_over(&front).await;
     // A member that is gone takes the process with it.
     let _ = inbox.send(Inbound::Stop).await;
+    served.surface.stop();
     let _ = stop_sender.send(true);
     // Streams that never end by themselves are cut here.
-    let _ = timeout(DRAIN_TIMEOUT, handle.stop(true)).await;
+    if let Some(server) = server {
+        let _ = timeout(DRAIN_TIMEOUT, server.stop(true)).await;
+    }
     tracing::info!(target: "quorate", "stopped");
     // The end of the process closes log and state store, and only then gives the directory's lock back.
     let _held = directory;
@@ -225,6 +239,7 @@ fn surface(config: &Config, kept_log: Gauge<u64, AtomicU64>) -> Surface {
         max_txn_ops: config.max_txn_ops,
         election_timeout: config.election_timeout,
         gateway: config.gateway,
+        cors: config.cors.clone(),
         ..Options::default()
     };
     let mut metrics = Registry::default();
@@ -253,28 +268,40 @@ fn serve_peers(arbiter: &Arbiter, transport: Transport, socket: Bound) -> Result
     Ok(())
 }
 
-/// Tells the cluster this member's name and addresses, and then everyone that it is ready.
-async fn announce(front: MemberHandle, config: Config, member: MemberId, addresses: Vec<String>) {
+/// Tells the cluster this member's name and addresses, until this member has applied them.
+async fn announce(front: &MemberHandle, config: &Config, member: MemberId) {
     let client_urls: Vec<String> = config.advertise_client_urls.iter().map(ToString::to_string).collect();
     let attributes = MemberAttributes { member, name: config.name.clone(), client_urls };
     let context = Context { deadline: None, require_leader: false, source: Source::Internal, request_bytes: 0 };
-    let is_known = |front: &MemberHandle| {
+    let is_known = || {
         front
             .current()
             .members()
             .iter()
             .any(|known| known.id == member && known.name == attributes.name && known.client_urls == attributes.client_urls)
     };
-    // Its own earlier announcement may be in the log, not yet applied: one linearizable read tells.
-    let _ = front.view(quorate_web::front::Consistency::Linearizable, context).await;
-    while !is_known(&front) {
-        match front.propose(Command::Publish(attributes.clone()), context).await {
-            Ok(_) => break,
-            Err(refusal) => tracing::info!(target: "quorate", ?refusal, "could not tell the cluster about this member yet"),
+    // Its own earlier announcement may be in the log, not yet applied: one linearizable read tells. And what others may have asked
+    // of this member before it stopped, it answers no older than that.
+    let mut is_current = front.view(Consistency::Linearizable, context).await.is_ok();
+    while !(is_current && is_known()) {
+        let outcome = if is_known() {
+            front.view(Consistency::Linearizable, context).await.map(drop)
+        } else {
+            front.propose(Command::Publish(attributes.clone()), context).await.map(drop)
+        };
+        match outcome {
+            Ok(()) => is_current = true,
+            Err(refusal) => {
+                tracing::info!(target: "quorate", ?refusal, "could not tell the cluster about this member yet");
+                sleep(PUBLISH_PAUSE).await;
+            }
         }
-        sleep(PUBLISH_PAUSE).await;
     }
     tracing::info!(target: "quorate", member_id = %member, name = config.name, "published local member to cluster through raft");
+}
+
+/// Tells everyone that this member serves.
+fn tell_ready(addresses: &[String]) {
     for address in addresses {
         tracing::info!(target: "quorate", address, "serving client traffic insecurely; this is strongly discouraged!");
     }
@@ -300,13 +327,24 @@ fn notify_ready() {
     }
 }
 
-async fn wait_for_signal() -> Result<&'static str, String> {
-    let listen = |kind| signal(kind).map_err(|error| format!("cannot wait for signals: {error}"));
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    Ok(tokio::select! {
-        _ = terminate.recv() => "terminated",
-        _ = interrupt.recv() => "interrupt",
-    })
+/// What tells this process to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, String> {
+        let listen = |kind| signal(kind).map_err(|error| format!("cannot wait for signals: {error}"));
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "terminated",
+            _ = self.interrupt.recv() => "interrupt",
+        }
+    }
 }
 
 /// A leader that stops makes another first, so that nobody has to wait for an election.

@@ -3,6 +3,7 @@
 //! One member alone, then three, where every command is asked of each: the leader and both followers.
 
 mod cases;
+mod command_line;
 mod side;
 
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
     process::{Cluster, Server},
 };
 use cases::CASES;
-use side::{Answer, Side};
+use side::{CommandResult, Side};
 use std::{
     error::Error,
     fmt::Write as _,
@@ -79,6 +80,12 @@ pub fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
         total.passed += count.passed;
         total.failed += count.failed;
     }
+    if !options.self_check {
+        let differences = command_line::differences()?;
+        differences.iter().for_each(|difference| println!("DIFFERS  command line: {difference}"));
+        total.passed += command_line::count() - differences.len();
+        total.failed += differences.len();
+    }
     if options.check_perf {
         let cluster = Cluster::start(other, 1, &[])?;
         let status = Command::new(&etcdctl).args(["--endpoints", &cluster.endpoints(), "check", "perf"]).stderr(Stdio::null()).status()?;
@@ -98,7 +105,7 @@ fn compare(etcdctl: &Path, seat: Seat, other: Server, verbose: bool) -> Result<C
         let (theirs, ours) = at_once(|| etcd.run(case), || other.run(case))?;
         let [theirs, ours] = [theirs, ours].map(|answer| {
             let output = positions_aside(&normaliser.apply(&answer.output), seat.members);
-            Answer { output, ..answer }
+            CommandResult { output, ..answer }
         });
         count.add(theirs == ours);
         if theirs != ours {

@@ -85,7 +85,12 @@ fn ended(member: &mut Member, parts: &[&str]) -> Result<String, Box<dyn Error>> 
 
 /// Waits until a running member has logged every part.
 fn wait_logged(member: &Member, parts: &[&str]) -> Outcome {
-    let deadline = std::time::Instant::now() + REQUEST_LIMIT;
+    wait_logged_for(member, parts, REQUEST_LIMIT)
+}
+
+/// The same, for what takes longer.
+fn wait_logged_for(member: &Member, parts: &[&str], limit: Duration) -> Outcome {
+    let deadline = std::time::Instant::now() + limit;
     loop {
         let outcome = require_parts(&member.log_text()?, parts);
         if outcome.is_ok() || std::time::Instant::now() > deadline {

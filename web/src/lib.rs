@@ -3,19 +3,24 @@
 //! A host makes one [`Surface`] for the process and mounts it as often as it likes, say once a worker with that worker's front:
 //! [`grpc_routes`] for HTTP/2, [`configure_http`] for the JSON gateway, health, version and metrics.
 
+pub mod api_error;
 mod budget;
+mod connection;
+mod cors;
+pub mod encoded;
 pub mod front;
 mod gateway;
 pub mod grpc;
 mod ops;
+mod permit;
 pub mod proto;
-pub mod raw;
-pub mod refusal;
 mod service;
 mod surface;
 
 pub use budget::ByteBudget;
-pub use surface::{Options, Surface, Versions};
+pub use connection::Connection;
+pub use cors::{Cors, answer_cors};
+pub use surface::{METADATA_BYTES, Options, Surface, Versions};
 
 use crate::{front::Front, service::Service};
 use actix_web::web::ServiceConfig;

@@ -3,8 +3,8 @@
 mod metrics;
 
 use crate::{
+    api_error::ApiError,
     front::{Consistency, Context, Front, Source},
-    refusal::Fault,
     service::Service,
 };
 use actix_web::{
@@ -107,7 +107,7 @@ async fn read<F: Front>(service: &Service<F>, consistency: Consistency) -> Resul
     let first = KeyRange { key: Bytes::from_static(b"\0"), end: Bytes::from_static(b"\0") };
     let range = Range { range: first, limit: 1, keys_only: true, ..Range::default() };
     let result = service.front.view(consistency, context).await.and_then(|view| view.range(&range));
-    result.map(drop).map_err(|refusal| Fault::from(refusal).answer().text.into_owned())
+    result.map(drop).map_err(|refusal| ApiError::from(refusal).reply().text.into_owned())
 }
 
 /// One question of `/livez` or `/readyz`.

@@ -18,7 +18,7 @@ package!(mvccpb = "mvccpb");
 package!(v3electionpb = "v3electionpb");
 package!(v3lockpb = "v3lockpb");
 
-/// Servers. Their hot answers are the types of [`crate::raw`].
+/// Servers. Their hot answers are the types of [`crate::encoded`].
 pub(crate) mod served {
     pub mod etcdserverpb {
         include!(concat!(env!("OUT_DIR"), "/served/etcdserverpb.rs"));

@@ -1,21 +1,21 @@
-//! What gRPC and the JSON gateway have in common: one function an RPC, over generated requests and raw answers.
+//! What gRPC and the JSON gateway have in common: one function an RPC, over generated requests and encoded answers.
 //!
 //! The functions themselves stand in `grpc/`, one file a service; this one says who may call and how answers are headed and bounded.
 
 use crate::{
+    api_error::ApiError,
+    connection::Connection,
     front::{Context, Front, Source, Status},
+    permit::{BudgetPermit, Progress},
     proto::etcdserverpb::ResponseHeader,
-    refusal::Fault,
     surface::Surface,
 };
-use bytes::Bytes;
 use quorate_core::{command::Refusal, mvcc::View, types::Revision};
 use std::{
     str,
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::OwnedSemaphorePermit;
 
 /// A front with what its surfaces share.
 #[derive(Clone, Debug)]
@@ -25,50 +25,11 @@ pub(crate) struct Service<F> {
 }
 
 /// What came beside a request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Call {
     pub context: Context,
-}
-
-/// An answer, and its share of the budget for as long as it is held.
-#[derive(Debug)]
-pub(crate) struct Charged<T> {
-    pub answer: T,
-    pub charge: Charge,
-}
-
-/// `None` for what is too small to count.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Charge(Option<Arc<OwnedSemaphorePermit>>);
-
-impl Charge {
-    /// Whether the answer was large enough to be charged for.
-    pub(crate) const fn counts(&self) -> bool {
-        self.0.is_some()
-    }
-
-    /// The bytes, charged for until they are dropped.
-    pub(crate) fn attach(&self, bytes: Bytes) -> Bytes {
-        if self.counts() { Bytes::from_owner(ChargedBytes(bytes, self.clone())) } else { bytes }
-    }
-}
-
-struct ChargedBytes(Bytes, #[expect(dead_code, reason = "held for its drop")] Charge);
-
-impl AsRef<[u8]> for ChargedBytes {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl<T> Charged<T> {
-    pub(crate) fn free(answer: T) -> Self {
-        Self { answer, charge: Charge::default() }
-    }
-
-    pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> Charged<U> {
-        Charged { answer: change(self.answer), charge: self.charge }
-    }
+    /// What the request came on, if its host tells.
+    pub connection: Option<Connection>,
 }
 
 /// Answers up to this size do not wait for the budget, so that a slow reader of a large one never keeps the small ones from others.
@@ -84,13 +45,17 @@ const BUDGET_WAIT: Duration = Duration::from_secs(7);
 
 impl Call {
     /// From metadata, by lower-case name.
-    pub(crate) fn new<'a>(metadata: impl Fn(&'static str) -> Option<&'a [u8]>, source: Source) -> Result<Self, Fault> {
+    pub(crate) fn new<'a>(
+        metadata: impl Fn(&'static str) -> Option<&'a [u8]>,
+        source: Source,
+        connection: Option<Connection>,
+    ) -> Result<Self, ApiError> {
         if metadata("client-api-version").is_some_and(|version| str::from_utf8(version).is_err()) {
-            return Err(Fault::InvalidClientApiVersion);
+            return Err(ApiError::InvalidClientApiVersion);
         }
         let deadline = metadata("grpc-timeout").and_then(parse_timeout).and_then(|timeout| Instant::now().checked_add(timeout));
         let require_leader = metadata("hasleader") == Some(b"true");
-        Ok(Self { context: Context { deadline, require_leader, source, request_bytes: 0 } })
+        Ok(Self { context: Context { deadline, require_leader, source, request_bytes: 0 }, connection })
     }
 
     /// The context of a request that goes into the log.
@@ -98,8 +63,9 @@ impl Call {
         Context { request_bytes, ..self.context }
     }
 
-    pub(crate) fn grpc<T>(request: &tonic::Request<T>) -> Result<Self, Fault> {
-        Self::new(|name| request.metadata().get(name).map(|value| value.as_bytes()), Source::Grpc)
+    pub(crate) fn grpc<T>(request: &tonic::Request<T>) -> Result<Self, ApiError> {
+        let connection = request.extensions().get::<Connection>().cloned();
+        Self::new(|name| request.metadata().get(name).map(|value| value.as_bytes()), Source::Grpc, connection)
     }
 }
 
@@ -125,10 +91,10 @@ impl<F: Front> Service<F> {
     }
 
     /// Whether the member may serve the call at all, in etcd's order: learner, then leader.
-    pub(crate) fn admit(&self, call: &Call, learner_serves: bool) -> Result<Status, Fault> {
+    pub(crate) fn admit(&self, call: &Call, learner_serves: bool) -> Result<Status, ApiError> {
         let status = self.front.status();
         if status.raft.is_learner && !learner_serves {
-            return Err(Fault::NotSupportedForLearner);
+            return Err(ApiError::NotSupportedForLearner);
         }
         if call.context.require_leader && status.raft.leader.is_none() {
             return Err(Refusal::NoLeader.into());
@@ -142,17 +108,19 @@ impl<F: Front> Service<F> {
     }
 
     /// A share of the answer budget for an answer of so many bytes of key-values, waited for.
-    pub(crate) async fn charge(&self, bytes: u64, call: &Call) -> Result<Charge, Fault> {
-        let bytes = bytes.saturating_mul(if call.context.source == Source::Gateway { JSON_COPIES } else { COPIES });
+    pub(crate) async fn permit(&self, bytes: u64, call: &Call) -> Result<BudgetPermit, ApiError> {
+        let (copies, progress) = match call.context.source {
+            Source::Gateway => (JSON_COPIES, Progress::OfConnection),
+            Source::Grpc | Source::Internal => (COPIES, Progress::OfAnswer),
+        };
+        let bytes = bytes.saturating_mul(copies);
         if bytes <= SMALL_ANSWER_BYTES {
-            return Ok(Charge::default());
+            return Ok(BudgetPermit::default());
         }
         let wait =
             call.context.deadline.map_or(BUDGET_WAIT, |deadline| deadline.saturating_duration_since(Instant::now()).min(BUDGET_WAIT));
-        match tokio::time::timeout(wait, self.surface.budget().take(bytes)).await {
-            Ok(permit) => Ok(Charge(Some(Arc::new(permit)))),
-            Err(_) => Err(Refusal::TooManyRequests.into()),
-        }
+        let taking = BudgetPermit::take(&self.surface, call.connection.as_ref(), bytes, progress);
+        tokio::time::timeout(wait, taking).await.map_err(|_| Refusal::TooManyRequests.into())
     }
 
     /// Reads from a view: in place, or beside the worker if about so many bytes will come.
@@ -161,7 +129,7 @@ impl<F: Front> Service<F> {
         view: Arc<View<F::Reader>>,
         bytes: u64,
         read: impl FnOnce(&View<F::Reader>) -> Result<T, Refusal> + Send + 'static,
-    ) -> Result<T, Fault> {
+    ) -> Result<T, ApiError> {
         if bytes <= INLINE_ANSWER_BYTES {
             return Ok(read(&view)?);
         }
@@ -194,14 +162,14 @@ mod tests {
 
     #[test]
     fn has_leader_means_exactly_true() {
-        let call = |value: &'static [u8]| Call::new(|name| (name == "hasleader").then_some(value), Source::Grpc).expect("valid");
+        let call = |value: &'static [u8]| Call::new(|name| (name == "hasleader").then_some(value), Source::Grpc, None).expect("valid");
         assert!(call(b"true").context.require_leader);
         assert!(!call(b"1").context.require_leader);
     }
 
     #[test]
     fn a_client_version_that_is_not_utf8_is_refused() {
-        let result = Call::new(|name| (name == "client-api-version").then_some(b"\xff".as_slice()), Source::Grpc);
-        assert_eq!(result.expect_err("refused"), Fault::InvalidClientApiVersion);
+        let result = Call::new(|name| (name == "client-api-version").then_some(b"\xff".as_slice()), Source::Grpc, None);
+        assert_eq!(result.expect_err("refused"), ApiError::InvalidClientApiVersion);
     }
 }

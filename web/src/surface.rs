@@ -1,8 +1,9 @@
-//! What all mounts of one process share: options, the budget for answers, and counters.
+//! What all mounts of one process share: options, budgets, and counters.
 
-use crate::budget::ByteBudget;
+use crate::{budget::ByteBudget, cors::Cors};
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 use std::{sync::Arc, time::Duration};
+use tokio::sync::watch;
 
 /// What etcd release this process is compatible with, in integers and dots only: clients parse them.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,7 +30,17 @@ pub struct Options {
     pub election_timeout: Duration,
     /// Bytes that all answers above a small size may hold together, on their way from the store into the transport; one that does
     /// not fit waits.
+    /// A connection may hold a quarter of it.
     pub answer_bytes: usize,
+    /// An answer of that kind of which nothing moves for so long ends its connection.
+    pub answer_timeout: Duration,
+    /// Bytes that all requests may hold which have come in part; one that does not fit is refused. A connection may hold a quarter
+    /// of it.
+    pub received_bytes: usize,
+    /// A request that has come in part ends unless it makes progress within this.
+    pub receive_timeout: Duration,
+    /// Whose pages may call this endpoint (`--cors`).
+    pub cors: Cors,
     /// Whether `/v3/` is served (`--enable-grpc-gateway`).
     pub gateway: bool,
     pub versions: Versions,
@@ -38,6 +49,11 @@ pub struct Options {
 /// What a request may take on the wire above its own bound.
 pub const RECEIVE_OVERHEAD_BYTES: usize = 512 << 10;
 
+/// What of a request must come within [`Options::receive_timeout`], unless it is the rest.
+pub(crate) const PROGRESS_BYTES: usize = 16 << 10;
+/// Bytes of the metadata of one request, names and values, each with the overhead that HTTP/2 counts (RFC 9113, section 6.5.2).
+pub const METADATA_BYTES: usize = 64 << 10;
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -45,6 +61,10 @@ impl Default for Options {
             max_txn_ops: 128,
             election_timeout: Duration::from_secs(1),
             answer_bytes: 256 << 20,
+            answer_timeout: Duration::from_secs(30),
+            received_bytes: 256 << 20,
+            receive_timeout: Duration::from_secs(10),
+            cors: Cors::default(),
             gateway: true,
             versions: Versions::default(),
         }
@@ -68,7 +88,10 @@ struct Shared {
     options: Options,
     counters: Counters,
     registry: Registry,
-    budget: ByteBudget,
+    answers: ByteBudget,
+    received: ByteBudget,
+    /// Whether the process is about to end.
+    stopping: watch::Sender<bool>,
 }
 
 impl Surface {
@@ -76,8 +99,9 @@ impl Surface {
     #[must_use]
     pub fn new(options: Options, mut registry: Registry) -> Self {
         let counters = Counters::register(&mut registry);
-        let budget = ByteBudget::new(options.answer_bytes);
-        Self(Arc::new(Shared { options, counters, registry, budget }))
+        let answers = ByteBudget::new(options.answer_bytes);
+        let received = ByteBudget::new(options.received_bytes);
+        Self(Arc::new(Shared { options, counters, registry, answers, received, stopping: watch::Sender::new(false) }))
     }
 
     #[must_use]
@@ -93,8 +117,21 @@ impl Surface {
         &self.0.registry
     }
 
-    pub(crate) fn budget(&self) -> &ByteBudget {
-        &self.0.budget
+    /// The process is about to end: streams that would go on for ever tell their clients so, and end.
+    pub fn stop(&self) {
+        self.0.stopping.send_replace(true);
+    }
+
+    pub(crate) fn stopping(&self) -> watch::Receiver<bool> {
+        self.0.stopping.subscribe()
+    }
+
+    pub(crate) fn answers(&self) -> &ByteBudget {
+        &self.0.answers
+    }
+
+    pub(crate) fn received(&self) -> &ByteBudget {
+        &self.0.received
     }
 }
 

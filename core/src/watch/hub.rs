@@ -478,6 +478,7 @@ impl<H: History> WatchHub<H> {
             through = through.and(delivered.through);
             matched = cohort.matched(events);
         }
+        let store_revision = through.map(|_| self.view.revision());
         let mut parked: Vec<(Member, Revision)> = Vec::new();
         for group in &matched {
             // Chunks by the first event wanted: the same ones for all members but those that start within the slice.
@@ -490,7 +491,7 @@ impl<H: History> WatchHub<H> {
                 let chunks =
                     shared.entry(first).or_insert_with(|| self.chunks(&group.places[first..], group.needs.prev_kv, events, &previous));
                 let stream = self.streams.get_mut(&member.0).expect("the stream of a member");
-                if let Some(owed) = stream.send_chunks(member, chunks, &self.limits, through, out) {
+                if let Some(owed) = stream.send_chunks(member, chunks, &self.limits, (through, store_revision), out) {
                     parked.push((member, owed));
                 }
             }

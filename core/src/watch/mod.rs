@@ -150,8 +150,11 @@ pub struct HubEffect {
 /// What a watcher is told. Fields as in etcd's `WatchResponse`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct WatchResponse {
-    /// `header.revision`. With events: the watch has all it is owed through this revision, once any last fragment is there.
+    /// `header.revision` without events. With events: the watch has all it is owed through this revision, once any last fragment is
+    /// there.
     pub revision: Revision,
+    /// `header.revision` with events: of the store when they were handed out, if they are history, or else of the last of them.
+    pub store_revision: Revision,
     pub watch: WatchId,
     pub created: bool,
     pub canceled: Option<Canceled>,

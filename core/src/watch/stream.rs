@@ -104,13 +104,14 @@ impl Stream {
     }
 
     /// Sends one watch's events while the budget lasts. Says from which revision on it is still owed, if it did not.
-    /// `through`: where the last of them leaves the watch, if further than its own events do.
+    /// For history, `through` is where the last of them leaves the watch, if further than its own events do, and `store_revision` the
+    /// newest there is.
     pub fn send_chunks(
         &mut self,
         (id, watch): Member,
         chunks: &mut [Chunk],
         limits: &HubLimits,
-        through: Option<Revision>,
+        (through, store_revision): (Option<Revision>, Option<Revision>),
         out: &mut Outlet<'_>,
     ) -> Option<Revision> {
         let fragment = self.watches[&watch].fragment;
@@ -121,11 +122,12 @@ impl Stream {
             }
             self.watches.get_mut(&watch).expect("a watch of this stream").is_idle = false;
             let revision = through.filter(|_| number + 1 == count).unwrap_or(chunk.last);
+            let store_revision = store_revision.unwrap_or(chunk.last);
             let pieces = if fragment { chunk.fragments(limits.fragment_bytes) } else { core::slice::from_ref(&chunk.events) };
             let last = pieces.len() - 1;
             for (piece, events) in pieces.iter().enumerate() {
-                let response =
-                    WatchResponse { revision, watch, fragment: piece < last, events: events.clone(), ..WatchResponse::default() };
+                let (fragment, events) = (piece < last, events.clone());
+                let response = WatchResponse { revision, store_revision, watch, fragment, events, ..WatchResponse::default() };
                 self.emit(id, response, out);
             }
         }

@@ -79,7 +79,8 @@ fn an_unknown_flag_exits_2_with_a_suggestion() {
 
 #[test]
 fn a_positional_argument_is_not_a_valid_flag() {
-    assert_eq!(error(&["serve"]), "\"serve\" is not a valid flag");
+    let usage = read(&["serve"]).unwrap_err();
+    assert_eq!((usage.message.as_str(), usage.exit), ("\"serve\" is not a valid flag", 1));
 }
 
 #[test]
@@ -116,6 +117,58 @@ fn a_flag_that_means_nothing_here_is_taken_with_a_warning() {
 }
 
 #[test]
+fn feature_gates_of_known_names_are_taken_and_others_refused() {
+    let config = read(&["--feature-gates=InitialCorruptCheck=true,CompactHashCheck=false"]).unwrap();
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+    for (given, why) in [
+        ("Nonsense=true", "unrecognized feature gate: Nonsense"),
+        ("InitialCorruptCheck", "missing bool value for InitialCorruptCheck"),
+        (
+            "InitialCorruptCheck=maybe",
+            "invalid value of InitialCorruptCheck=maybe, err: strconv.ParseBool: parsing \"maybe\": invalid syntax",
+        ),
+    ] {
+        let usage = read(&["--feature-gates", given]).unwrap_err();
+        assert_eq!((usage.message, usage.exit), (format!("invalid value {given:?} for flag -feature-gates: {why}"), 2));
+    }
+}
+
+#[test]
+fn a_value_of_the_wrong_kind_exits_2_from_the_command_line_and_1_from_the_environment() {
+    for wrong in
+        ["--snapshot-count=many", "--pre-vote=maybe", "--watch-progress-notify-interval=soon", "--listen-peer-urls=x", "--max-snapshots=x"]
+    {
+        assert_eq!(read(&[wrong]).unwrap_err().exit, 2, "{wrong}");
+    }
+    let usage = read_with(&[], &[("ETCD_SNAPSHOT_COUNT", "many")]).unwrap_err();
+    assert_eq!((usage.message.as_str(), usage.exit), ("invalid value \"many\" for ETCD_SNAPSHOT_COUNT: parse error", 1));
+    for unfit in ["--heartbeat-interval=0", "--log-level=loud", "--election-timeout=50001"] {
+        assert_eq!(read(&[unfit]).unwrap_err().exit, 1, "{unfit}");
+    }
+}
+
+#[test]
+fn origins_are_any_or_those_named() {
+    assert_eq!(read(&[]).unwrap().cors, Cors::Any);
+    let named = Cors::Only(["http://a.b:80".to_owned(), "https://c:1".to_owned()].into());
+    assert_eq!(read(&["--cors=http://a.b:80,https://c:1"]).unwrap().cors, named);
+    for (wrong, why) in [
+        ("a.b", "URL scheme must be http, https, unix, or unixs: a.b"),
+        ("http://a.b", "URL address does not have the form \"host:port\": http://a.b"),
+        ("http://a.b:80,*", "URL scheme must be http, https, unix, or unixs: *"),
+    ] {
+        let usage = read(&["--cors", wrong]).unwrap_err();
+        assert_eq!((usage.message, usage.exit), (format!("invalid value {wrong:?} for flag -cors: {why}"), 2));
+    }
+}
+
+#[test]
+fn logs_are_json_unless_the_console_is_asked_for() {
+    assert_eq!(read(&[]).unwrap().log.format, LogFormat::Json);
+    assert_eq!(read(&["--log-format=console"]).unwrap().log.format, LogFormat::Console);
+}
+
+#[test]
 fn version_is_etcds_line_and_then_our_own() {
     let usage = read(&["-version"]).unwrap_err();
     assert!(usage.asked && usage.exit == 0);
@@ -144,7 +197,8 @@ fn wrong_values_are_refused_in_etcds_words() {
         (&["--election-timeout=0"], "--election-timeout must be >0 (set to 0ms)"),
         (&["--election-timeout=499"], "--election-timeout[499ms] should be at least as 5 times as --heartbeat-interval[100ms]"),
         (&[long], "--election-timeout[50001ms] is too long, and should be set less than 50000ms"),
-        (&["--initial-cluster-state=old"], "invalid value \"old\" for flag -initial-cluster-state: invalid value \"old\""),
+        (&["--initial-cluster-state=old"], "invalid value \"old\" for flag -initial-cluster-state: invalid value"),
+        (&["--v2-deprecation=not-yet"], "invalid value \"not-yet\" for flag -v2-deprecation: invalid value \"not-yet\""),
         (&["--snapshot-count=many"], "invalid value \"many\" for flag -snapshot-count: parse error"),
         (&["--log-level=loud"], "unrecognized level: \"loud\" (--log-level takes debug, info, warn, error, panic, fatal)"),
         (&["--listen-client-urls=http://127.0.0.1:1"], "--advertise-client-urls is required when --listen-client-urls is set explicitly"),

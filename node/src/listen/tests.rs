@@ -1,6 +1,10 @@
 use super::*;
 use tokio::io::AsyncWriteExt;
 
+fn surface() -> Surface {
+    Surface::new(quorate_web::Options::default(), prometheus_client::registry::Registry::default())
+}
+
 /// What is found out when a client says this, one byte at a time, and whether all of it can be read afterwards.
 async fn said(bytes: &[u8], then_close: bool) -> Result<Speaks, Rejected> {
     let (mut client, server) = tokio::io::duplex(1);
@@ -13,7 +17,12 @@ async fn said(bytes: &[u8], then_close: bool) -> Result<Speaks, Rejected> {
         }
         if then_close { None } else { Some(client) }
     });
-    let (speaks, mut io) = sniff(server).await?;
+    let (speaks, seen, io) = sniff(server).await?;
+    let connection = Connection::new(&surface());
+    let mut io = match speaks {
+        Speaks::Http1 => ClientIo::http1(io, seen, connection, None),
+        Speaks::Http2 => ClientIo::http2(io, &seen, connection, None, oneshot::channel().0),
+    };
     let mut again = vec![0; bytes.len()];
     io.read_exact(&mut again).await.unwrap();
     assert_eq!(again, bytes, "nothing of what was read is lost");
@@ -23,7 +32,7 @@ async fn said(bytes: &[u8], then_close: bool) -> Result<Speaks, Rejected> {
 
 #[tokio::test]
 async fn a_preface_is_http2_however_it_arrives() {
-    assert_eq!(said(&[PREFACE, b"\0\0\0\x04"].concat(), false).await.unwrap(), Speaks::Http2);
+    assert_eq!(said(&[PREFACE, b"\0\0\0\x04\0\0\0\0\0"].concat(), false).await.unwrap(), Speaks::Http2);
 }
 
 #[tokio::test]
@@ -46,12 +55,12 @@ async fn half_a_preface_and_then_nothing_is_rejected() {
 }
 
 #[test]
-fn a_busy_port_names_the_flag_and_who_holds_it() {
+fn two_urls_of_one_member_on_one_port_are_told_apart_from_a_port_that_another_process_holds() {
     let Bound::Tcp(first) = bind(&Url::parse("http://127.0.0.1:0").unwrap(), "listen-client-urls").unwrap() else { panic!("a TCP URL") };
     let url = Url::parse(&format!("http://{}", first.local_addr().unwrap())).unwrap();
-    let error = bind(&url, "listen-client-urls").unwrap_err();
-    assert!(error.contains("already in use") && error.contains("--listen-client-urls"), "{error}");
-    assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
+    let error = bind(&url, "listen-peer-urls").unwrap_err();
+    assert!(error.contains("already in use by this very member; give every URL a port of its own"), "{error}");
+    assert!(error.contains("--listen-peer-urls") && !error.contains("pid"), "{error}");
 }
 
 #[test]
@@ -67,7 +76,7 @@ fn a_unix_socket_that_nobody_serves_is_replaced() {
 async fn a_grpc_connection_counts_as_long_as_it_is_open() {
     let (grpc, mut handed_over) = mpsc::channel(HANDOVER);
     let http1: Http1<tokio::io::DuplexStream> = Rc::new(|_, _| panic!("not HTTP/1.1"));
-    let worker = Worker { http1, grpc, refusals: Throttle::of_refusals() };
+    let worker = Worker { http1, grpc, surface: surface(), refusals: Throttle::of_refusals() };
     let (mut client, server) = tokio::io::duplex(100);
     client.write_all(PREFACE).await.unwrap();
     let mut serving = Box::pin(worker.connection(server, None));
@@ -84,7 +93,7 @@ async fn a_grpc_connection_counts_as_long_as_it_is_open() {
 async fn connections_wait_for_a_grpc_server_that_is_behind() {
     let (grpc, mut handed_over) = mpsc::channel(HANDOVER);
     let http1: Http1<tokio::io::DuplexStream> = Rc::new(|_, _| panic!("not HTTP/1.1"));
-    let worker = Worker { http1, grpc, refusals: Throttle::of_refusals() };
+    let worker = Worker { http1, grpc, surface: surface(), refusals: Throttle::of_refusals() };
     let mut serving = Vec::new();
     for _ in 0..=HANDOVER {
         let (mut client, server) = tokio::io::duplex(100);
@@ -108,7 +117,7 @@ fn served(directory: &tempfile::TempDir, max_concurrent_streams: u32) -> (Served
     let served = Served {
         shared: Shared::of_a_new_member(directory.path()),
         inbox: Inbound::queue().0,
-        surface: Surface::new(quorate_web::Options::default(), prometheus_client::registry::Registry::default()),
+        surface: surface(),
         hub_limits: HubLimits::default(),
         max_concurrent_streams,
         stop: stopped,
@@ -165,10 +174,16 @@ impl Http2 {
 
     /// Begins a watch, and leaves it open.
     async fn watch(&mut self, stream: u32) {
+        self.watch_at(stream, &[0x01], "test").await;
+    }
+
+    /// The same, with an authority in that representation.
+    async fn watch_at(&mut self, stream: u32, representation: &[u8], authority: &str) {
         const END_HEADERS: u8 = 4;
         // RFC 7541: POST and http from the static table, then literals that name an entry of it.
         let mut block = vec![0x83, 0x86];
-        for (name, value) in [(&[0x04][..], "/etcdserverpb.Watch/Watch"), (&[0x01], "test"), (&[0x0f, 0x10], "application/grpc")] {
+        for (name, value) in [(&[0x04][..], "/etcdserverpb.Watch/Watch"), (representation, authority), (&[0x0f, 0x10], "application/grpc")]
+        {
             block.extend_from_slice(name);
             block.push(u8::try_from(value.len()).unwrap());
             block.extend_from_slice(value.as_bytes());
@@ -195,6 +210,21 @@ async fn a_connection_is_told_how_many_streams_it_may_have() {
     assert_eq!(Http2::connect(served.clone()).await.max_concurrent_streams, Some(2));
     let unlimited = Served { max_concurrent_streams: u32::MAX, ..served };
     assert_eq!(Http2::connect(unlimited).await.max_concurrent_streams, Some(CONNECTION_STREAMS));
+}
+
+#[actix_rt::test]
+async fn what_a_client_calls_this_endpoint_is_not_looked_at() {
+    let directory = tempfile::tempdir().unwrap();
+    let (served, _stop) = served(&directory, 100);
+    let mut client = Http2::connect(served).await;
+    let authorities = ["127.0.0.1:2379", "", "/run/etcd.sock", "#initially=[http://127.0.0.1:2379]", "%2Frun%2Fetcd", "a b", "http://a/"];
+    // Put into the table, not put, and never to be put.
+    for (stream, (authority, representation)) in
+        (1..).step_by(2).zip(authorities.iter().flat_map(|authority| [0x41, 0x01, 0x11].map(|representation| (authority, representation))))
+    {
+        client.watch_at(stream, &[representation], authority).await;
+        assert_eq!(client.answer(stream).await, Ok(()), "{authority:?} in {representation:#x}");
+    }
 }
 
 #[actix_rt::test]

@@ -28,7 +28,7 @@ const SETTLE_POLL: Duration = Duration::from_millis(5);
 
 /// What a command left: equal ones are equal answers.
 #[derive(PartialEq, Eq, Debug)]
-pub struct Answer {
+pub struct CommandResult {
     pub exit: String,
     pub output: String,
 }
@@ -61,7 +61,7 @@ impl Side {
     }
 
     /// Asks the member at this side's seat, once the first one leads and all have applied the same.
-    pub fn run(&self, case: &Case) -> Result<Answer, String> {
+    pub fn run(&self, case: &Case) -> Result<CommandResult, String> {
         let run = || {
             self.settle()?;
             match case {
@@ -131,16 +131,16 @@ impl Side {
         command
     }
 
-    fn etcdctl(&self, arguments: &str, input: &str) -> Result<Answer, Box<dyn Error>> {
+    fn etcdctl(&self, arguments: &str, input: &str) -> Result<CommandResult, Box<dyn Error>> {
         let mut child = self.command(self.seat.member, arguments).stdin(Stdio::piped()).spawn()?;
         // A command that fails at once may have closed its input already.
         let _ = child.stdin.take().ok_or("no stdin")?.write_all(input.as_bytes());
         let output = child.wait_with_output()?;
-        Ok(Answer { exit: output.status.to_string(), output: String::from_utf8_lossy(&output.stdout).into_owned() })
+        Ok(CommandResult { exit: output.status.to_string(), output: String::from_utf8_lossy(&output.stdout).into_owned() })
     }
 
     /// Reads what a watch prints until it falls silent, does what is to be done meanwhile, reads on, then interrupts it.
-    fn watch(&self, arguments: &str, meanwhile: &str) -> Result<Answer, Box<dyn Error>> {
+    fn watch(&self, arguments: &str, meanwhile: &str) -> Result<CommandResult, Box<dyn Error>> {
         let mut child = self.command(self.seat.member, arguments).stdin(Stdio::null()).spawn()?;
         let reader = BufReader::new(child.stdout.take().ok_or("no stdout")?);
         let (sender, lines) = mpsc::channel();
@@ -168,24 +168,28 @@ impl Side {
         let _ = pump.join();
         // Ended by itself (with its code) or by us.
         let exit = if matches!(status.code(), Some(124 | 143)) { "interrupted".to_owned() } else { status.to_string() };
-        Ok(Answer { exit, output })
+        Ok(CommandResult { exit, output })
     }
 
-    fn http(&self, path: &str, body: &str) -> Result<Answer, Box<dyn Error>> {
+    fn http(&self, path: &str, body: &str) -> Result<CommandResult, Box<dyn Error>> {
         let url = |path: &str| format!("http://{}{path}", self.cluster.members[self.seat.member].client);
-        let mut response = match path.strip_prefix("GET ") {
-            Some(path) => self.agent.get(url(path)).call()?,
+        let mut response = match path.split_once(' ') {
+            Some(("OPTIONS", path)) => self.agent.options(url(path)).call()?,
+            Some((_, path)) => self.agent.get(url(path)).call()?,
             None => {
                 let body = body.replace("{follower}", &self.follower().to_string());
                 self.agent.post(url(path)).content_type("application/json").send(body)?
             }
         };
-        let kind = response.headers().get("content-type").map_or_else(String::new, |v| String::from_utf8_lossy(v.as_bytes()).into_owned());
-        let exit = format!("{} {kind}", response.status());
+        let header = |name: &str| {
+            response.headers().get(name).map_or_else(String::new, |value| format!(" {}", String::from_utf8_lossy(value.as_bytes())))
+        };
+        let told = ["content-type", "access-control-allow-origin", "access-control-allow-methods", "access-control-allow-headers"];
+        let exit = format!("{}{}", response.status(), told.map(header).concat());
         let text = response.body_mut().read_to_string()?;
         // Go's JSON of protobuf messages has spaces at random, another way in each build.
         let output = serde_json::from_str::<Value>(&text).map_or_else(|_| sort_checks(&text), |json| json.to_string());
-        Ok(Answer { exit, output })
+        Ok(CommandResult { exit, output })
     }
 }
 

@@ -1,14 +1,26 @@
 //! What anyone can send to an open port.
 
-use super::{Claim, Ground, Outcome, REQUEST_LIMIT, require, require_parts, wait_logged};
-use quorate_web::proto::etcdserverpb::{PutRequest, PutResponse, RangeRequest, RequestOp, TxnRequest, request_op};
+use super::{Claim, Ground, Outcome, REQUEST_LIMIT, require, require_parts, wait_logged, wait_logged_for};
+use bytes::Bytes;
+use nix::sys::signal::Signal;
+use quorate_web::proto::etcdserverpb::{PutRequest, PutResponse, RangeRequest, RequestOp, TxnRequest, kv_client::KvClient, request_op};
 use std::{
     error::Error,
     io::{ErrorKind, Read, Write},
     net::{Shutdown, TcpStream},
+    pin::Pin,
+    task::{Context, Poll},
     time::Duration,
 };
-use tonic::{Code, Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, transport::Endpoint};
+use tonic::{
+    Code, Request, Status,
+    client::Grpc,
+    codegen::{
+        Service,
+        http::{self, uri::PathAndQuery},
+    },
+    transport::Endpoint,
+};
 use tonic_prost::ProstCodec;
 
 pub const CLAIMS: &[Claim] = &[
@@ -23,6 +35,10 @@ pub const CLAIMS: &[Claim] = &[
     ("a request over either size limit is refused with that limit's error", oversized_requests),
     ("the largest request is taken", largest_request),
     ("headers above their limit are refused", oversized_headers),
+    ("puts that never end are bounded, and others are served meanwhile", unfinished_puts),
+    ("an answer that nobody reads is ended, and others are served meanwhile", unread_answers),
+    ("watchers in JSON are told that their member stops", stopped_watcher),
+    ("the first list a fresh member gives has its own name and addresses", first_member_list),
 ];
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -288,19 +304,215 @@ fn largest_request() -> Outcome {
     ground.check_unharmed(&[0])
 }
 
-/// As `HTTP2_HEADER_BYTES` has it.
-const HEADER_BYTES: usize = 64 << 10;
+/// As `METADATA_BYTES` of the surfaces has it.
+const METADATA_BYTES: usize = 64 << 10;
 
 fn oversized_headers() -> Outcome {
     let mut ground = Ground::new(1, &[])?;
-    let mut client = ground.client(0)?;
+    let address = ground.member().client.clone();
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
+    // One connection, which must outlive what is refused on it.
+    let channel = ground.runtime.block_on(endpoint.connect())?;
+    let limit = std::time::Instant::now() + REQUEST_LIMIT;
+    let before = loop {
+        let open = established(&address)?;
+        if open.len() == 1 {
+            break open;
+        }
+        require(std::time::Instant::now() < limit, || format!("other connections stay: {open:?}"))?;
+        std::thread::park_timeout(Duration::from_millis(20));
+    };
+    let mut client = KvClient::new(channel);
     let mut range = |bytes: usize| -> Result<Result<(), Status>, Box<dyn Error>> {
         let mut request = Request::new(RangeRequest { key: b"large".to_vec().into(), ..RangeRequest::default() });
         request.metadata_mut().insert("x-large", "h".repeat(bytes).parse()?);
         Ok(ground.runtime.block_on(client.range(request)).map(|_| ()))
     };
-    range(HEADER_BYTES / 2)?.map_err(|status| format!("half of the limit: {status:?}"))?;
-    require(range(HEADER_BYTES)?.is_err(), || "headers over the limit were taken".into())?;
+    range(METADATA_BYTES / 2)?.map_err(|status| format!("half of the limit: {status:?}"))?;
+    for bytes in [METADATA_BYTES, 200 << 10] {
+        let status = range(bytes)?.err().ok_or("metadata over the limit was taken")?;
+        require(status.code() == Code::ResourceExhausted && status.message().contains("metadata is too large"), || format!("{status:?}"))?;
+    }
     range(0)?.map_err(|status| format!("the connection is of no use any more: {status:?}"))?;
+    require(established(&address)? == before, || "the connection was replaced".into())?;
     ground.check_unharmed(&[0])
+}
+
+/// The clients' ends of the connections to an address, as the kernel lists them.
+fn established(address: &str) -> Result<Vec<String>, Box<dyn Error>> {
+    let port = address.rsplit_once(':').ok_or("no port")?.1.parse::<u16>()?;
+    let remote = format!("0100007F:{port:04X}");
+    let table = std::fs::read_to_string("/proc/net/tcp")?;
+    let fields = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    Ok(fields.filter(|line| line.get(2) == Some(&remote.as_str()) && line.get(3) == Some(&"01")).map(|line| line[1].to_owned()).collect())
+}
+
+/// More than a member may hold for all of them.
+const UNFINISHED_PUTS: usize = 3_000;
+/// What a member may come to hold over that: its budget for one connection, and what the transport holds of each.
+const UNFINISHED_RESIDENT_BYTES: u64 = 400 << 20;
+
+/// A body of a put of 1 MiB that stops before its last byte.
+struct Unfinished(Vec<Bytes>);
+
+impl http_body::Body for Unfinished {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
+        self.0.pop().map_or(Poll::Pending, |bytes| Poll::Ready(Some(Ok(http_body::Frame::data(bytes)))))
+    }
+}
+
+fn unfinished_puts() -> Outcome {
+    let mut ground = Ground::new(1, &[])?;
+    let before = ground.member().resident_bytes()?;
+    let address = format!("http://{}", ground.member().client);
+    let value = Bytes::from(vec![b'v'; (1 << 20) - 1]);
+    let prefix = Bytes::from_static(&[0, 0, 0x10, 0, 0]);
+    let statuses = ground.runtime.block_on(async {
+        let channel = Endpoint::from_shared(address.clone())?.connect().await?;
+        let answers = (0..UNFINISHED_PUTS).map(|_| {
+            let body = tonic::body::Body::new(Unfinished(vec![value.clone(), prefix.clone()]));
+            let request = http::Request::post("/etcdserverpb.KV/Put").header("content-type", "application/grpc").body(body);
+            let mut channel = channel.clone();
+            async move {
+                std::future::poll_fn(|context| channel.poll_ready(context)).await?;
+                let answer = channel.call(request?).await?;
+                Ok::<_, Box<dyn Error>>(Status::from_header_map(answer.headers()).map(|status| status.code()))
+            }
+        });
+        // Those that find no room are refused at once, the others once they have made no progress for long.
+        futures::future::join_all(answers).await.into_iter().collect::<Result<Vec<_>, _>>()
+    })?;
+    let told = |code| statuses.iter().filter(|status| **status == Some(code)).count();
+    let (refused, ended) = (told(Code::Unknown), told(Code::DeadlineExceeded));
+    require(refused > 0 && ended > 0 && refused + ended == UNFINISHED_PUTS, || format!("{refused} refused, {ended} ended"))?;
+    let after = ground.member().resident_bytes()?;
+    require(after < before + UNFINISHED_RESIDENT_BYTES, || format!("{before} bytes became {after}"))?;
+    ground.check_unharmed(&[0])
+}
+
+/// How long the answers that nobody reads may keep others from theirs: a few times what the surfaces wait.
+const UNREAD_LIMIT: Duration = Duration::from_secs(120);
+
+fn unread_answers() -> Outcome {
+    let mut ground = Ground::new(1, &[])?;
+    ground.put_many(0, 60, 1 << 20)?;
+    let address = ground.member().client.clone();
+    // Whole ranges over JSON and over gRPC, whose connections are not read from.
+    let body = r#"{"key":"AA==","range_end":"AA=="}"#;
+    let json = format!("POST /v3/kv/range HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let mut held = Vec::new();
+    for request in [json.as_bytes(), &unread_grpc_range()] {
+        for _ in 0..4 {
+            let mut stream = connect(&address)?;
+            stream.write_all(request)?;
+            held.push(stream);
+        }
+    }
+    // Small answers pass at any time, and large ones once the first are ended.
+    ground.check_unharmed(&[0])?;
+    wait_logged_for(ground.member(), &["the client does not read an answer it asked for"], UNREAD_LIMIT)?;
+    let limit = std::time::Instant::now() + UNREAD_LIMIT;
+    loop {
+        let all = RangeRequest { key: b"\0".to_vec().into(), range_end: b"\0".to_vec().into(), ..RangeRequest::default() };
+        let mut client = ground.client(0)?;
+        match ground.runtime.block_on(client.range(all)) {
+            Ok(answer) => {
+                require(answer.get_ref().kvs.len() == ground.acknowledged.len(), || "a part is missing".into())?;
+                break;
+            }
+            Err(status) => require(std::time::Instant::now() < limit, || format!("{status:?}"))?,
+        }
+    }
+    drop(held);
+    ground.check_unharmed(&[0])
+}
+
+/// A connection that asks for everything over gRPC, in the frames of RFC 9113, and lets the server send as much as it likes.
+fn unread_grpc_range() -> Vec<u8> {
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).expect("small").to_be_bytes();
+        [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+    };
+    // RFC 7541: POST and http from the static table, then literals that name an entry of it.
+    let mut block = vec![0x83, 0x86];
+    for (name, value) in [(&[0x04][..], "/etcdserverpb.KV/Range"), (&[0x01], "test"), (&[0x0f, 0x10], "application/grpc")] {
+        block.extend_from_slice(name);
+        block.push(u8::try_from(value.len()).expect("short"));
+        block.extend_from_slice(value.as_bytes());
+    }
+    let window = [&[0, 4][..], &(i32::MAX).to_be_bytes()].concat();
+    // `key` and `range_end`, each one byte of zero.
+    let range = [0, 0, 0, 0, 6, 0x0a, 1, 0, 0x12, 1, 0];
+    [
+        PREFACE.to_vec(),
+        frame(4, 0, 0, &window),
+        frame(8, 0, 0, &(i32::MAX - 65_535).to_be_bytes()),
+        frame(1, 4, 1, &block),
+        frame(0, 1, 1, &range),
+    ]
+    .concat()
+}
+
+fn stopped_watcher() -> Outcome {
+    let mut ground = Ground::new(1, &[])?;
+    let mut stream = connect(&ground.member().client.clone())?;
+    let body = r#"{"create_request":{"key":"Zm9v"}}"#;
+    let request = format!("POST /v3/watch HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    stream.write_all(request.as_bytes())?;
+    let mut said = Vec::new();
+    while !String::from_utf8_lossy(&said).contains("created") {
+        let mut buffer = [0; 4096];
+        let count = stream.read(&mut buffer)?;
+        require(count > 0, || format!("closed after {}", String::from_utf8_lossy(&said)))?;
+        said.extend_from_slice(&buffer[..count]);
+    }
+    ground.member().signal(Signal::SIGTERM)?;
+    let last = String::from_utf8(read_to_close(stream)?)?;
+    require_parts(&last, &["{\"error\":{\"code\":14,", "etcdserver: server stopped"])?;
+    require(last.ends_with("0\r\n\r\n"), || format!("no last chunk: {last:?}"))?;
+    let status = ground.member().wait_end()?;
+    require(status.success(), || format!("it ended with {status}"))
+}
+
+fn first_member_list() -> Outcome {
+    let ground = Ground::new(1, &[])?;
+    for count in [1, 3] {
+        let mut members = (0..count)
+            .map(|number| {
+                let mut member = ground.loner(&format!("fresh-{count}-{number}"))?;
+                member.name = format!("fresh{number}");
+                member.set("--name", &format!("fresh{number}"));
+                Ok(member)
+            })
+            .collect::<Result<Vec<_>, Box<dyn Error>>>()?;
+        let initial = members.iter().map(|member| format!("{}=http://{}", member.name, member.peer)).collect::<Vec<_>>().join(",");
+        for member in &mut members {
+            member.set("--initial-cluster", &initial);
+            member.start()?;
+        }
+        for member in &members {
+            let list = first_answer(&format!("http://{}/v3/cluster/member/list", member.client))?;
+            let named = format!(
+                "\"name\":\"{}\",\"peerURLs\":[\"http://{}\"],\"clientURLs\":[\"http://{}\"]",
+                member.name, member.peer, member.client
+            );
+            require_parts(&list, &[&named])?;
+        }
+    }
+    Ok(())
+}
+
+/// What a URL says as soon as it says anything.
+fn first_answer(url: &str) -> Result<String, Box<dyn Error>> {
+    let limit = std::time::Instant::now() + REQUEST_LIMIT;
+    loop {
+        let answer = ureq::post(url).config().http_status_as_error(false).timeout_global(Some(REQUEST_LIMIT)).build().send("{}");
+        match answer {
+            Ok(mut answer) => return Ok(answer.body_mut().read_to_string()?),
+            Err(error) => require(std::time::Instant::now() < limit, || format!("{url}: {error}"))?,
+        }
+    }
 }

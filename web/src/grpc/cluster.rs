@@ -2,9 +2,9 @@
 
 use super::{convert, unserved};
 use crate::{
+    api_error::ApiError,
     front::{Consistency, Front},
     proto::{etcdserverpb as pb, served::etcdserverpb::cluster_server::Cluster},
-    refusal::Fault,
     service::{Call, Service},
 };
 use quorate_core::types::Revision;
@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 
 impl<F: Front> Service<F> {
     /// Sorted by id; the header has no revision, as in all of this service.
-    pub(crate) async fn member_list(&self, request: pb::MemberListRequest, call: &Call) -> Result<pb::MemberListResponse, Fault> {
+    pub(crate) async fn member_list(&self, request: pb::MemberListRequest, call: &Call) -> Result<pb::MemberListResponse, ApiError> {
         self.admit(call, false)?;
         let consistency = if request.linearizable { Consistency::Linearizable } else { Consistency::Serializable };
         let view = self.front.view(consistency, call.context).await?;

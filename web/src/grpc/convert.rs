@@ -1,6 +1,8 @@
 //! Requests of the wire as commands of core, and replies of core as answers on the wire.
 
 use crate::{
+    api_error::ApiError,
+    encoded,
     front::Status,
     proto::{
         etcdserverpb::{
@@ -9,8 +11,6 @@ use crate::{
         },
         mvccpb::event::EventType,
     },
-    raw,
-    refusal::Fault,
     service::header,
 };
 use bytes::Bytes;
@@ -83,23 +83,23 @@ pub fn delete_range(request: pb::DeleteRangeRequest) -> DeleteRange {
 
 /// A checked txn. What has no form in core (an empty op, an unknown sort) is refused in its turn, after whatever is wrong
 /// before it and ahead of whatever is wrong behind it, as a client of etcd would see it.
-pub fn txn(request: pb::TxnRequest, ops_max: usize) -> Result<Txn, Fault> {
-    let mut conversion = Conversion { fault: None };
+pub fn txn(request: pb::TxnRequest, ops_max: usize) -> Result<Txn, ApiError> {
+    let mut conversion = Conversion { error: None };
     let command = Command::Txn(conversion.txn(request));
     let valid = machine::validate(&command, ops_max);
-    match (valid, conversion.fault, command) {
+    match (valid, conversion.error, command) {
         // Duplicate keys are looked for once every op is known to be whole.
-        (Ok(()) | Err(Refusal::DuplicateKey), Some(fault), _) => Err(fault),
+        (Ok(()) | Err(Refusal::DuplicateKey), Some(error), _) => Err(error),
         (Err(refusal), ..) => Err(refusal.into()),
         (Ok(()), None, Command::Txn(txn)) => Ok(txn),
         (Ok(()), None, other) => unreachable!("made a txn, have {other:?}"),
     }
 }
 
-/// Once a fault is found, the rest becomes harmless ops in the same number: what can still be found wrong was ahead of the fault,
+/// Once a error is found, the rest becomes harmless ops in the same number: what can still be found wrong was ahead of the error,
 /// or is the number itself, which is checked first of all.
 struct Conversion {
-    fault: Option<Fault>,
+    error: Option<ApiError>,
 }
 
 impl Conversion {
@@ -112,7 +112,7 @@ impl Conversion {
     }
 
     fn op(&mut self, op: pb::RequestOp) -> Op {
-        let op = match (op.request, &self.fault) {
+        let op = match (op.request, &self.error) {
             (_, Some(_)) => Ok(harmless_op()),
             (Some(RequestKind::RequestRange(request)), None) => range(request).map(Op::Range),
             (Some(RequestKind::RequestPut(request)), None) => Ok(Op::Put(put(request))),
@@ -121,7 +121,7 @@ impl Conversion {
             (None, None) => Err(Refusal::KeyNotFound),
         };
         op.unwrap_or_else(|refusal| {
-            self.fault = Some(refusal.into());
+            self.error = Some(refusal.into());
             harmless_op()
         })
     }
@@ -131,8 +131,8 @@ impl Conversion {
         let (Ok(target), Ok(result)) =
             (pb::compare::CompareTarget::try_from(compare.target), pb::compare::CompareResult::try_from(compare.result))
         else {
-            let fault = if range.key.is_empty() { Refusal::EmptyKey.into() } else { Fault::UnknownCompare };
-            self.fault.get_or_insert(fault);
+            let error = if range.key.is_empty() { Refusal::EmptyKey.into() } else { ApiError::UnknownCompare };
+            self.error.get_or_insert(error);
             return Compare { range: harmless_range(), result: CompareResult::Equal, target: CompareTarget::Version(0) };
         };
         let result = match result {
@@ -141,7 +141,7 @@ impl Conversion {
             pb::compare::CompareResult::Less => CompareResult::Less,
             pb::compare::CompareResult::NotEqual => CompareResult::NotEqual,
         };
-        let range = if self.fault.is_some() { harmless_range() } else { range };
+        let range = if self.error.is_some() { harmless_range() } else { range };
         Compare { range, result, target: compare_target(target, compare.target_union) }
     }
 }
@@ -187,34 +187,34 @@ fn inner_header(revision: Revision) -> Option<pb::ResponseHeader> {
 }
 
 #[must_use]
-pub fn range_answer(header: Option<pb::ResponseHeader>, reply: RangeReply) -> raw::RangeResponse {
-    raw::RangeResponse { header, kvs: unwrap_all(reply.kvs), more: reply.more, count: reply.count }
+pub fn range_answer(header: Option<pb::ResponseHeader>, reply: RangeReply) -> encoded::RangeResponse {
+    encoded::RangeResponse { header, kvs: unwrap_all(reply.kvs), more: reply.more, count: reply.count }
 }
 
 #[must_use]
-pub fn put_answer(header: Option<pb::ResponseHeader>, reply: PutReply) -> raw::PutResponse {
-    raw::PutResponse { header, prev_kv: reply.prev_kv.map(|kv| kv.0) }
+pub fn put_answer(header: Option<pb::ResponseHeader>, reply: PutReply) -> encoded::PutResponse {
+    encoded::PutResponse { header, prev_kv: reply.prev_kv.map(|kv| kv.0) }
 }
 
 #[must_use]
-pub fn delete_range_answer(header: Option<pb::ResponseHeader>, reply: DeleteRangeReply) -> raw::DeleteRangeResponse {
-    raw::DeleteRangeResponse { header, deleted: reply.deleted, prev_kvs: unwrap_all(reply.prev_kvs) }
+pub fn delete_range_answer(header: Option<pb::ResponseHeader>, reply: DeleteRangeReply) -> encoded::DeleteRangeResponse {
+    encoded::DeleteRangeResponse { header, deleted: reply.deleted, prev_kvs: unwrap_all(reply.prev_kvs) }
 }
 
 #[must_use]
-pub fn txn_answer(header: Option<pb::ResponseHeader>, reply: TxnReply) -> raw::TxnResponse {
+pub fn txn_answer(header: Option<pb::ResponseHeader>, reply: TxnReply) -> encoded::TxnResponse {
     let responses = reply.responses.into_iter().map(op_answer).collect();
-    raw::TxnResponse { header, succeeded: reply.succeeded, responses }
+    encoded::TxnResponse { header, succeeded: reply.succeeded, responses }
 }
 
-fn op_answer(reply: OpReply) -> raw::ResponseOp {
+fn op_answer(reply: OpReply) -> encoded::ResponseOp {
     let response = match reply {
-        OpReply::Range(reply) => raw::Response::Range(range_answer(inner_header(reply.revision), reply)),
-        OpReply::Put(reply) => raw::Response::Put(put_answer(inner_header(reply.revision), reply)),
-        OpReply::DeleteRange(reply) => raw::Response::DeleteRange(delete_range_answer(inner_header(reply.revision), reply)),
-        OpReply::Txn(reply) => raw::Response::Txn(txn_answer(inner_header(reply.revision), reply)),
+        OpReply::Range(reply) => encoded::Response::Range(range_answer(inner_header(reply.revision), reply)),
+        OpReply::Put(reply) => encoded::Response::Put(put_answer(inner_header(reply.revision), reply)),
+        OpReply::DeleteRange(reply) => encoded::Response::DeleteRange(delete_range_answer(inner_header(reply.revision), reply)),
+        OpReply::Txn(reply) => encoded::Response::Txn(txn_answer(inner_header(reply.revision), reply)),
     };
-    raw::ResponseOp { response: Some(response) }
+    encoded::ResponseOp { response: Some(response) }
 }
 
 /// No key means every key from the smallest possible one, as in etcd.
@@ -236,18 +236,22 @@ pub fn watch_request(request: pb::WatchCreateRequest) -> WatchRequest {
 }
 
 #[must_use]
-pub fn watch_answer(status: &Status, response: &WatchResponse) -> raw::WatchResponse {
+pub fn watch_answer(status: &Status, response: &WatchResponse) -> encoded::WatchResponse {
     let (compact_revision, reason) = match &response.canceled {
         None | Some(Canceled::Requested) => (0, ""),
         Some(Canceled::Compacted(floor)) => (floor.0, ""),
         Some(Canceled::EmptyRange) => (0, "mvcc: watcher range is empty"),
         Some(Canceled::DuplicateId) => (0, "mvcc: duplicate watch ID provided on the WatchStream"),
-        Some(Canceled::NegativeStart) => (0, "mvcc: required revision has been compacted"),
+        Some(Canceled::NegativeStart) => (0, "etcdserver: mvcc: required revision has been compacted"),
         Some(Canceled::TooManyWatches) => (0, "etcdserver: too many watches on this stream"),
     };
     // Told that it missed something, a client must not learn a revision to go on from.
-    let revision = if compact_revision == 0 { response.revision } else { Revision(0) };
-    raw::WatchResponse {
+    let revision = match (compact_revision, response.events.is_empty()) {
+        (0, true) => response.revision,
+        (0, false) => response.store_revision,
+        _ => Revision(0),
+    };
+    encoded::WatchResponse {
         header: Some(header(status, revision)),
         watch_id: response.watch.0,
         created: response.created,
@@ -259,12 +263,12 @@ pub fn watch_answer(status: &Status, response: &WatchResponse) -> raw::WatchResp
     }
 }
 
-fn event(event: &WatchEvent) -> raw::Event {
+fn event(event: &WatchEvent) -> encoded::Event {
     let kind = match event.kind {
         EventKind::Put => EventType::Put,
         EventKind::Delete => EventType::Delete,
     };
-    raw::Event { r#type: kind.into(), kv: Some(event.kv.0.clone()), prev_kv: event.prev_kv.as_ref().map(|kv| kv.0.clone()) }
+    encoded::Event { r#type: kind.into(), kv: Some(event.kv.0.clone()), prev_kv: event.prev_kv.as_ref().map(|kv| kv.0.clone()) }
 }
 
 #[must_use]
@@ -288,11 +292,11 @@ pub fn alarm(alarm: &Alarm) -> AlarmMember {
 }
 
 /// `None` stands for every kind, or for no change.
-pub fn alarm_kind(kind: i32) -> Result<Option<AlarmKind>, Fault> {
+pub fn alarm_kind(kind: i32) -> Result<Option<AlarmKind>, ApiError> {
     match AlarmType::try_from(kind) {
         Ok(AlarmType::None) => Ok(None),
         Ok(AlarmType::Nospace) => Ok(Some(AlarmKind::NoSpace)),
         Ok(AlarmType::Corrupt) => Ok(Some(AlarmKind::Corrupt)),
-        Err(_) => Err(Fault::UnknownAlarm),
+        Err(_) => Err(ApiError::UnknownAlarm),
     }
 }

@@ -1,11 +1,11 @@
 //! The health protocol of gRPC: a member that answers serves.
 
 use crate::{
+    api_error::ApiError,
     proto::{
         health::{HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse, health_check_response::ServingStatus},
         served::health::health_server,
     },
-    refusal::Fault,
 };
 use futures::{
     StreamExt as _,
@@ -28,7 +28,7 @@ impl health_server::Health for Health {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         match request.into_inner().service.as_str() {
             "" => Ok(Response::new(answer(ServingStatus::Serving))),
-            _ => Err(Fault::UnknownHealthService.into()),
+            _ => Err(ApiError::UnknownHealthService.into()),
         }
     }
 

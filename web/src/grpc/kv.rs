@@ -1,12 +1,13 @@
 //! ① ⑨ KV: a request is checked here, proposed or read, and answered.
 
-use super::{charged, convert, spliced::ranged};
+use super::{convert, streamed::ranged, with_permit};
 use crate::{
+    api_error::ApiError,
+    encoded,
     front::{Consistency, Front},
+    permit::{BudgetPermit, WithPermit},
     proto::{etcdserverpb as pb, mvccpb::KeyValue, served::etcdserverpb::kv_server::Kv},
-    raw,
-    refusal::Fault,
-    service::{Call, Charge, Charged, Service},
+    service::{Call, Service},
 };
 use futures::{
     StreamExt as _,
@@ -27,29 +28,29 @@ use tonic::{Request, Response, Status};
 const FIRST_CHUNK_KEYS: i64 = 10;
 
 impl<F: Front> Service<F> {
-    pub(crate) async fn range(&self, request: pb::RangeRequest, call: &Call) -> Result<Charged<raw::RangeResponse>, Fault> {
+    pub(crate) async fn range(&self, request: pb::RangeRequest, call: &Call) -> Result<WithPermit<encoded::RangeResponse>, ApiError> {
         let (range, view) = self.begin_range(request, call).await?;
         let bytes = view.range_bytes(&range);
-        let charge = self.charge(bytes, call).await?;
+        let permit = self.permit(bytes, call).await?;
         let reply = self.read(view, bytes, move |view| view.range(&range)).await?;
-        Ok(Charged { answer: convert::range_answer(self.header(reply.revision), reply), charge })
+        Ok(WithPermit { answer: convert::range_answer(self.header(reply.revision), reply), permit })
     }
 
     /// The answer of `range` in chunks of one state.
-    pub(crate) async fn range_stream(&self, request: pb::RangeRequest, call: &Call) -> Result<RangeAnswers, Fault> {
+    pub(crate) async fn range_stream(&self, request: pb::RangeRequest, call: &Call) -> Result<RangeAnswers, ApiError> {
         let filters = [request.min_mod_revision, request.max_mod_revision, request.min_create_revision, request.max_create_revision];
         let (range, view) = self.begin_range(request, call).await?;
-        if range.sort_order != SortOrder::None || range.sort_target != SortTarget::Key {
-            return Err(Fault::StreamSorted);
+        if !is_in_key_order(&range) {
+            return Err(ApiError::StreamSorted);
         }
         if filters.iter().any(|revision| *revision != 0) {
-            return Err(Fault::StreamFiltered);
+            return Err(ApiError::StreamFiltered);
         }
-        let chunks = Chunks::new(self.clone(), range, view, *call);
+        let chunks = Chunks::new(self.clone(), range, view, call.clone());
         Ok(stream::try_unfold(Some(chunks), Chunks::next).boxed())
     }
 
-    pub(crate) async fn put(&self, request: pb::PutRequest, call: &Call) -> Result<raw::PutResponse, Fault> {
+    pub(crate) async fn put(&self, request: pb::PutRequest, call: &Call) -> Result<encoded::PutResponse, ApiError> {
         self.admit(call, false)?;
         let bytes = request.encoded_len();
         match self.propose(Command::Put(convert::put(request)), bytes, call).await? {
@@ -62,37 +63,39 @@ impl<F: Front> Service<F> {
         &self,
         request: pb::DeleteRangeRequest,
         call: &Call,
-    ) -> Result<Charged<raw::DeleteRangeResponse>, Fault> {
+    ) -> Result<WithPermit<encoded::DeleteRangeResponse>, ApiError> {
         self.admit(call, false)?;
         let bytes = request.encoded_len();
         let command = Command::DeleteRange(convert::delete_range(request));
         machine::validate(&command, self.surface.options().max_txn_ops)?;
-        let charge = self.charge(answer_bytes(&self.front.current(), &command), call).await?;
+        let permit = self.permit(answer_bytes(&self.front.current(), &command), call).await?;
         match self.front.propose(command, call.proposing(bytes)).await? {
-            Reply::DeleteRange(reply) => Ok(Charged { answer: convert::delete_range_answer(self.header(reply.revision), reply), charge }),
+            Reply::DeleteRange(reply) => {
+                Ok(WithPermit { answer: convert::delete_range_answer(self.header(reply.revision), reply), permit })
+            }
             other => unreachable!("a delete was answered {other:?}"),
         }
     }
 
-    pub(crate) async fn txn(&self, request: pb::TxnRequest, call: &Call) -> Result<Charged<raw::TxnResponse>, Fault> {
+    pub(crate) async fn txn(&self, request: pb::TxnRequest, call: &Call) -> Result<WithPermit<encoded::TxnResponse>, ApiError> {
         self.admit(call, false)?;
         let bytes = request.encoded_len();
         let txn = convert::txn(request, self.surface.options().max_txn_ops)?;
-        let (reply, charge) = match ranges_only(&txn) {
+        let (reply, permit) = match ranges_only(&txn) {
             Some(consistency) => self.read_txn(txn, consistency, call).await?,
             None => {
                 let command = Command::Txn(txn);
-                let charge = self.charge(answer_bytes(&self.front.current(), &command), call).await?;
+                let permit = self.permit(answer_bytes(&self.front.current(), &command), call).await?;
                 match self.front.propose(command, call.proposing(bytes)).await? {
-                    Reply::Txn(reply) => (reply, charge),
+                    Reply::Txn(reply) => (reply, permit),
                     other => unreachable!("a txn was answered {other:?}"),
                 }
             }
         };
-        Ok(Charged { answer: convert::txn_answer(self.header(reply.revision), reply), charge })
+        Ok(WithPermit { answer: convert::txn_answer(self.header(reply.revision), reply), permit })
     }
 
-    pub(crate) async fn compact(&self, request: pb::CompactionRequest, call: &Call) -> Result<pb::CompactionResponse, Fault> {
+    pub(crate) async fn compact(&self, request: pb::CompactionRequest, call: &Call) -> Result<pb::CompactionResponse, ApiError> {
         self.admit(call, false)?;
         let bytes = request.encoded_len();
         let compact = Compact { revision: Revision(request.revision), physical: request.physical };
@@ -107,12 +110,12 @@ impl<F: Front> Service<F> {
         }
     }
 
-    async fn propose(&self, command: Command, bytes: usize, call: &Call) -> Result<Reply, Fault> {
+    async fn propose(&self, command: Command, bytes: usize, call: &Call) -> Result<Reply, ApiError> {
         machine::validate(&command, self.surface.options().max_txn_ops)?;
         Ok(self.front.propose(command, call.proposing(bytes)).await?)
     }
 
-    async fn begin_range(&self, request: pb::RangeRequest, call: &Call) -> Result<(Range, Arc<View<F::Reader>>), Fault> {
+    async fn begin_range(&self, request: pb::RangeRequest, call: &Call) -> Result<(Range, Arc<View<F::Reader>>), ApiError> {
         self.admit(call, request.serializable)?;
         let range = convert::range(request)?;
         let consistency = if range.serializable { Consistency::Serializable } else { Consistency::Linearizable };
@@ -120,12 +123,17 @@ impl<F: Front> Service<F> {
         Ok((range, view))
     }
 
-    async fn read_txn(&self, txn: Txn, consistency: Consistency, call: &Call) -> Result<(quorate_core::command::TxnReply, Charge), Fault> {
+    async fn read_txn(
+        &self,
+        txn: Txn,
+        consistency: Consistency,
+        call: &Call,
+    ) -> Result<(quorate_core::command::TxnReply, BudgetPermit), ApiError> {
         let view = self.front.view(consistency, call.context).await?;
         let bytes = txn_bytes(&view, &txn);
-        let charge = self.charge(bytes, call).await?;
+        let permit = self.permit(bytes, call).await?;
         let reply = self.read(view, bytes, move |view| view.read_txn(&txn)).await?;
-        Ok((reply, charge))
+        Ok((reply, permit))
     }
 }
 
@@ -167,8 +175,13 @@ fn ranges_only(txn: &Txn) -> Option<Consistency> {
     Some(consistency)
 }
 
+/// What a range has without sorting: the target means nothing unless an order is asked for.
+const fn is_in_key_order(range: &Range) -> bool {
+    matches!((range.sort_order, range.sort_target), (SortOrder::None, _) | (SortOrder::Ascend, SortTarget::Key))
+}
+
 /// Chunks of a range.
-pub(crate) type RangeAnswers = BoxStream<'static, Result<raw::RangeStreamResponse, Fault>>;
+pub(crate) type RangeAnswers = BoxStream<'static, Result<encoded::RangeStreamResponse, ApiError>>;
 
 /// A `RangeStream` between two chunks.
 struct Chunks<F: Front> {
@@ -184,7 +197,7 @@ struct Chunks<F: Front> {
     /// What the first chunk found.
     total: Option<i64>,
     /// Of the chunk being sent: the transport has it once it asks for the next.
-    _charge: Charge,
+    _permit: BudgetPermit,
     is_done: bool,
 }
 
@@ -193,10 +206,20 @@ impl<F: Front> Chunks<F> {
         if range.revision.0 <= 0 {
             range.revision = view.revision();
         }
-        Self { service, view, call, range, sent: 0, chunk_keys: FIRST_CHUNK_KEYS, total: None, _charge: Charge::default(), is_done: false }
+        Self {
+            service,
+            view,
+            call,
+            range,
+            sent: 0,
+            chunk_keys: FIRST_CHUNK_KEYS,
+            total: None,
+            _permit: BudgetPermit::default(),
+            is_done: false,
+        }
     }
 
-    async fn next(this: Option<Self>) -> Result<Option<(raw::RangeStreamResponse, Option<Self>)>, Fault> {
+    async fn next(this: Option<Self>) -> Result<Option<(encoded::RangeStreamResponse, Option<Self>)>, ApiError> {
         let Some(mut this) = this.filter(|this| !this.is_done) else { return Ok(None) };
         // The view would still answer, but a client is to see the same whichever member and moment it meets.
         if this.service.front.current().compacted() > this.range.revision {
@@ -213,20 +236,20 @@ impl<F: Front> Chunks<F> {
             let more = limited && this.sent < total;
             let answer = convert::range_answer(this.service.header(this.view.revision()), RangeReply { more, count: total, ..reply });
             this.is_done = true;
-            return Ok(Some((raw::RangeStreamResponse { range_response: Some(answer) }, Some(this))));
+            return Ok(Some((encoded::RangeStreamResponse { range_response: Some(answer) }, Some(this))));
         };
         this.range.range = quorate_core::command::KeyRange { key: key_after(&last.0)?, end: this.rest_end() };
         this.adapt(bytes);
         let answer = convert::range_answer(None, RangeReply { more: false, count: 0, ..reply });
-        Ok(Some((raw::RangeStreamResponse { range_response: Some(answer) }, Some(this))))
+        Ok(Some((encoded::RangeStreamResponse { range_response: Some(answer) }, Some(this))))
     }
 
-    async fn read(&mut self) -> Result<RangeReply, Fault> {
+    async fn read(&mut self) -> Result<RangeReply, ApiError> {
         let left = if self.range.limit > 0 { self.range.limit - self.sent } else { i64::MAX };
         let chunk = Range { limit: self.chunk_keys.min(left), ..self.range.clone() };
         let bytes = self.view.range_bytes(&chunk);
-        self._charge = Charge::default();
-        self._charge = self.service.charge(bytes, &self.call).await?;
+        self._permit = BudgetPermit::default();
+        self._permit = self.service.permit(bytes, &self.call).await?;
         self.service.read(Arc::clone(&self.view), bytes, move |view| view.range(&chunk)).await
     }
 
@@ -247,7 +270,7 @@ impl<F: Front> Chunks<F> {
 }
 
 /// The smallest key above that of a stored key-value.
-fn key_after(encoded: &bytes::Bytes) -> Result<bytes::Bytes, Fault> {
+fn key_after(encoded: &bytes::Bytes) -> Result<bytes::Bytes, ApiError> {
     let stored = KeyValue::decode(encoded.clone()).map_err(|_| Refusal::StorageFailed)?;
     let mut key = Vec::with_capacity(stored.key.len() + 1);
     key.extend_from_slice(&stored.key);
@@ -257,9 +280,9 @@ fn key_after(encoded: &bytes::Bytes) -> Result<bytes::Bytes, Fault> {
 
 #[tonic::async_trait]
 impl<F: Front> Kv for Service<F> {
-    type RangeStreamStream = BoxStream<'static, Result<raw::RangeStreamResponse, Status>>;
+    type RangeStreamStream = BoxStream<'static, Result<encoded::RangeStreamResponse, Status>>;
 
-    async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<raw::RangeResponse>, Status> {
+    async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<encoded::RangeResponse>, Status> {
         let call = Call::grpc(&request)?;
         Ok(ranged(self.range(request.into_inner(), &call).await?))
     }
@@ -270,19 +293,19 @@ impl<F: Front> Kv for Service<F> {
         Ok(Response::new(answers.map(|answer| answer.map_err(Status::from)).boxed()))
     }
 
-    async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<raw::PutResponse>, Status> {
+    async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<encoded::PutResponse>, Status> {
         let call = Call::grpc(&request)?;
         Ok(Response::new(self.put(request.into_inner(), &call).await?))
     }
 
-    async fn delete_range(&self, request: Request<pb::DeleteRangeRequest>) -> Result<Response<raw::DeleteRangeResponse>, Status> {
+    async fn delete_range(&self, request: Request<pb::DeleteRangeRequest>) -> Result<Response<encoded::DeleteRangeResponse>, Status> {
         let call = Call::grpc(&request)?;
-        Ok(charged(self.delete_range(request.into_inner(), &call).await?))
+        Ok(with_permit(self.delete_range(request.into_inner(), &call).await?))
     }
 
-    async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<raw::TxnResponse>, Status> {
+    async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<encoded::TxnResponse>, Status> {
         let call = Call::grpc(&request)?;
-        Ok(charged(self.txn(request.into_inner(), &call).await?))
+        Ok(with_permit(self.txn(request.into_inner(), &call).await?))
     }
 
     async fn compact(&self, request: Request<pb::CompactionRequest>) -> Result<Response<pb::CompactionResponse>, Status> {

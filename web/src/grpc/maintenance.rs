@@ -2,12 +2,12 @@
 
 use super::{convert, unserved};
 use crate::{
+    api_error::ApiError,
     front::{Consistency, Front},
     proto::{
         etcdserverpb::{self as pb, alarm_request::AlarmAction},
         served::etcdserverpb::maintenance_server::Maintenance,
     },
-    refusal::Fault,
     service::{Call, Service, header},
 };
 use futures::stream::BoxStream;
@@ -17,12 +17,15 @@ use quorate_core::{
 };
 use tonic::{Request, Response, Status};
 
+/// What a store takes that holds nothing: the tables themselves. Those who watch sizes divide by it.
+const EMPTY_STORE_BYTES: i64 = 20 << 10;
+
 impl<F: Front> Service<F> {
     /// From this member alone, learner or not.
-    pub(crate) fn status(&self, call: &Call) -> Result<pb::StatusResponse, Fault> {
+    pub(crate) fn status(&self, call: &Call) -> Result<pb::StatusResponse, ApiError> {
         let status = self.admit(call, true)?;
         let view = self.front.current();
-        let no_leader = status.raft.leader.is_none().then(|| Fault::from(Refusal::NoLeader).answer().text.into_owned());
+        let no_leader = status.raft.leader.is_none().then(|| ApiError::from(Refusal::NoLeader).reply().text.into_owned());
         let alarms = view.alarms().iter().map(|alarm| {
             let alarm = convert::alarm(alarm);
             format!("memberID:{} alarm:{}", alarm.member_id, alarm.alarm().as_str_name())
@@ -31,13 +34,13 @@ impl<F: Front> Service<F> {
         Ok(pb::StatusResponse {
             header: Some(header(&status, view.revision())),
             version: versions.server.clone(),
-            db_size: status.db_bytes,
+            db_size: status.db_bytes.max(EMPTY_STORE_BYTES),
             leader: status.raft.leader.map_or(0, |leader| leader.0),
             raft_index: status.raft.committed.0,
             raft_term: status.raft.term.0,
             raft_applied_index: status.raft.applied.0,
             errors: no_leader.into_iter().chain(alarms).collect(),
-            db_size_in_use: status.db_bytes_in_use,
+            db_size_in_use: status.db_bytes_in_use.max(EMPTY_STORE_BYTES),
             is_learner: status.raft.is_learner,
             storage_version: versions.storage.clone(),
             db_size_quota: status.quota_bytes,
@@ -46,10 +49,10 @@ impl<F: Front> Service<F> {
     }
 
     /// Asking for alarms looks at their kind only, never at the member.
-    pub(crate) async fn alarm(&self, request: pb::AlarmRequest, call: &Call) -> Result<pb::AlarmResponse, Fault> {
+    pub(crate) async fn alarm(&self, request: pb::AlarmRequest, call: &Call) -> Result<pb::AlarmResponse, ApiError> {
         self.admit(call, false)?;
         let kind = convert::alarm_kind(request.alarm)?;
-        let active = match AlarmAction::try_from(request.action).map_err(|_| Fault::UnknownAlarm)? {
+        let active = match AlarmAction::try_from(request.action).map_err(|_| ApiError::UnknownAlarm)? {
             AlarmAction::Get => {
                 let view = self.front.view(Consistency::Linearizable, call.context).await?;
                 let alarms = view.alarms().iter().filter(|alarm| kind.is_none_or(|kind| alarm.kind == kind));
@@ -71,12 +74,12 @@ impl<F: Front> Service<F> {
     }
 
     /// Space comes back by itself, so there is nothing to wait for.
-    pub(crate) fn defragment(&self, call: &Call) -> Result<pb::DefragmentResponse, Fault> {
+    pub(crate) fn defragment(&self, call: &Call) -> Result<pb::DefragmentResponse, ApiError> {
         self.admit(call, false)?;
         Ok(pb::DefragmentResponse { header: None })
     }
 
-    pub(crate) async fn hash_kv(&self, request: pb::HashKvRequest, call: &Call) -> Result<pb::HashKvResponse, Fault> {
+    pub(crate) async fn hash_kv(&self, request: pb::HashKvRequest, call: &Call) -> Result<pb::HashKvResponse, ApiError> {
         self.admit(call, false)?;
         let view = self.front.current();
         let current = view.revision();
@@ -90,7 +93,7 @@ impl<F: Front> Service<F> {
         })
     }
 
-    pub(crate) async fn move_leader(&self, request: pb::MoveLeaderRequest, call: &Call) -> Result<pb::MoveLeaderResponse, Fault> {
+    pub(crate) async fn move_leader(&self, request: pb::MoveLeaderRequest, call: &Call) -> Result<pb::MoveLeaderResponse, ApiError> {
         self.admit(call, false)?;
         self.front.transfer(MemberId(request.target_id), call.context).await?;
         Ok(pb::MoveLeaderResponse { header: None })

@@ -2,13 +2,13 @@
 
 use super::{convert, layer};
 use crate::{
+    api_error::ApiError,
+    encoded,
     front::{Front, WatchReceiver, WatchSender, WatchStreamRequest},
     proto::{
         etcdserverpb::{self as pb, watch_request::RequestUnion},
         served::etcdserverpb::watch_server::Watch,
     },
-    raw,
-    refusal::Fault,
     service::{Call, Service},
 };
 use futures::{
@@ -27,14 +27,14 @@ use tonic::{Request, Response, Status};
 const LEADERLESS_TIMEOUTS: u32 = 3;
 
 /// What a client is told over a stream.
-pub(crate) type WatchAnswers = BoxStream<'static, Result<raw::WatchResponse, Status>>;
+pub(crate) type WatchAnswers = BoxStream<'static, Result<encoded::WatchResponse, Status>>;
 
 /// Serves one stream. The end of `requests` ends nothing: a client may ask once and then only listen.
 pub(crate) fn watch_answers<F: Front>(
     service: &Service<F>,
     requests: impl Stream<Item = Result<pb::WatchRequest, Status>> + Send + 'static,
     call: &Call,
-) -> Result<WatchAnswers, Fault> {
+) -> Result<WatchAnswers, ApiError> {
     service.admit(call, false)?;
     let (sender, receiver) = service.front.watch(call.context);
     let (failed, failure) = oneshot::channel();
@@ -50,6 +50,7 @@ pub(crate) fn watch_answers<F: Front>(
         _reader: AbortOnDrop(reader.abort_handle()),
         leaderless: require_leader.then_some(Leaderless { ticks, count: 0 }),
         taken_bytes: 0,
+        stopping: service.surface.stopping(),
     };
     Ok(stream::unfold(Some(stream), WatchStream::next).boxed())
 }
@@ -65,6 +66,8 @@ struct WatchStream<F: Front> {
     leaderless: Option<Leaderless>,
     /// Of the response given last: the transport has it once it asks for the next.
     taken_bytes: usize,
+    /// Whether the process is about to end.
+    stopping: tokio::sync::watch::Receiver<bool>,
 }
 
 /// Counts election timeouts without a leader in a row.
@@ -83,7 +86,7 @@ impl Drop for AbortOnDrop {
 }
 
 impl<F: Front> WatchStream<F> {
-    async fn next(this: Option<Self>) -> Option<(Result<raw::WatchResponse, Status>, Option<Self>)> {
+    async fn next(this: Option<Self>) -> Option<(Result<encoded::WatchResponse, Status>, Option<Self>)> {
         let mut this = this?;
         if this.taken_bytes > 0 {
             this.receiver.drained.add(std::mem::take(&mut this.taken_bytes));
@@ -91,7 +94,7 @@ impl<F: Front> WatchStream<F> {
         loop {
             tokio::select! {
                 response = this.receiver.responses.recv() => {
-                    let Some(response) = response else { return Some((Err(Fault::from(Refusal::Stopped).into()), None)) };
+                    let Some(response) = response else { return Some((Err(ApiError::from(Refusal::Stopped).into()), None)) };
                     this.taken_bytes = response.bytes();
                     return Some((Ok(convert::watch_answer(&this.service.front.status(), &response)), Some(this)));
                 }
@@ -99,10 +102,11 @@ impl<F: Front> WatchStream<F> {
                     Some(status) => return Some((Err(status), None)),
                     None => this.failure = None,
                 },
+                () = stopped(&mut this.stopping) => return Some((Err(ApiError::from(Refusal::Stopped).into()), None)),
                 () = Leaderless::tick(this.leaderless.as_mut()) => {
                     let has_leader = this.service.front.status().raft.leader.is_some();
                     if this.leaderless.as_mut().is_some_and(|leaderless| leaderless.is_too_long(has_leader)) {
-                        return Some((Err(Fault::from(Refusal::NoLeader).into()), None));
+                        return Some((Err(ApiError::from(Refusal::NoLeader).into()), None));
                     }
                 }
             }
@@ -124,6 +128,11 @@ impl Leaderless {
     }
 }
 
+/// The sender lives as long as the surface, which the stream holds.
+async fn stopped(stopping: &mut tokio::sync::watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
 /// What ended the requests: `None` if the client has just no more of them.
 async fn failure(receiver: &mut Option<oneshot::Receiver<Status>>) -> Option<Status> {
     match receiver {
@@ -143,7 +152,7 @@ async fn read_requests(
             Ok(request) => request.request_union,
             Err(status) => {
                 let status = match status.code() {
-                    tonic::Code::Cancelled => Fault::WatchCanceled.into(),
+                    tonic::Code::Cancelled => ApiError::WatchCanceled.into(),
                     _ => layer::oversize(&status).unwrap_or(status),
                 };
                 // Nobody listens if the stream is gone already.

@@ -186,11 +186,21 @@ async fn a_range_stream_keeps_its_revision_and_ends_when_that_is_compacted() {
 }
 
 #[tokio::test]
-async fn a_range_stream_neither_sorts_nor_filters() {
-    let mut kv = kv(&Local::new());
-    let error = kv.range_stream(pb::RangeRequest { sort_target: 3, ..prefix_range() }).await.expect_err("refused");
-    assert_eq!((error.code(), error.message()), (Code::Unimplemented, "RangeStream does not support custom sort orders"));
-    let error = kv.range_stream(pb::RangeRequest { min_mod_revision: 3, ..prefix_range() }).await.expect_err("refused");
+async fn a_range_stream_neither_sorts_nor_filters_and_serves_what_needs_no_sorting() {
+    let local = Local::new();
+    fill(&local, 3).await;
+    let whole = kv(&local).range(prefix_range()).await.expect("range").into_inner();
+    let unsorted = (0..5).map(|target| (0, target));
+    for (sort_order, sort_target) in unsorted.chain([(1, 0)]) {
+        let chunks = collect(&local, pb::RangeRequest { sort_order, sort_target, ..prefix_range() }).await;
+        assert_eq!(chunks, [whole.clone()], "order {sort_order}, target {sort_target}");
+    }
+    for (sort_order, sort_target) in [(2, 0), (1, 3), (2, 3)] {
+        let request = pb::RangeRequest { sort_order, sort_target, ..prefix_range() };
+        let error = kv(&local).range_stream(request).await.expect_err("refused");
+        assert_eq!((error.code(), error.message()), (Code::Unimplemented, "RangeStream does not support custom sort orders"));
+    }
+    let error = kv(&local).range_stream(pb::RangeRequest { min_mod_revision: 3, ..prefix_range() }).await.expect_err("refused");
     assert_eq!((error.code(), error.message()), (Code::Unimplemented, "RangeStream does not support revision filters"));
 }
 
@@ -239,6 +249,9 @@ async fn what_is_not_served_says_so() {
     let error =
         pb::lease_client::LeaseClient::new(routes(&local)).lease_grant(pb::LeaseGrantRequest::default()).await.expect_err("refused");
     assert_eq!((error.code(), error.message()), (Code::Unimplemented, "etcdserverpb.Lease/LeaseGrant is not served by this release"));
+    let authenticate = pb::AuthenticateRequest { name: "root".into(), password: "p".into() };
+    let error = pb::auth_client::AuthClient::new(routes(&local)).authenticate(authenticate).await.expect_err("refused");
+    assert_eq!((error.code(), error.message()), (Code::FailedPrecondition, "etcdserver: authentication is not enabled"));
     let error = ClusterClient::new(routes(&local)).member_add(pb::MemberAddRequest::default()).await.expect_err("refused");
     assert_eq!((error.code(), error.message()), (Code::Unimplemented, "MemberAdd is not served by this release"));
 }
@@ -289,7 +302,7 @@ async fn status_tells_versions_sizes_and_indexes() {
             raft_term: 2,
             raft_applied_index: 3,
             errors: vec!["etcdserver: no leader".into()],
-            db_size_in_use: 16_384,
+            db_size_in_use: 20_480,
             is_learner: false,
             storage_version: "3.7.0".into(),
             db_size_quota: 2 << 30,
@@ -391,6 +404,104 @@ async fn a_watch_tells_of_changes_with_what_was_before() {
 }
 
 #[tokio::test]
+async fn history_comes_under_the_revision_of_the_store() {
+    let local = Local::new();
+    kv(&local).put(put("k", "1")).await.expect("put");
+    kv(&local).put(put("k", "2")).await.expect("put");
+    kv(&local).put(put("other", "3")).await.expect("put");
+    let mut watching = Watching::open(&local, false).await;
+    watching.create(pb::WatchCreateRequest { key: "k".into(), start_revision: 1, ..Default::default() }).await;
+    let caught_up = watching.answer().await;
+    assert_eq!((caught_up.header.expect("set").revision, caught_up.events.len()), (4, 2));
+    kv(&local).put(put("k", "4")).await.expect("put");
+    let live = watching.answer().await;
+    assert_eq!((live.header.expect("set").revision, live.events.len()), (5, 1));
+}
+
+#[tokio::test]
+async fn a_watch_is_told_that_its_member_stops() {
+    let local = Local::new();
+    let surface = Surface::new(Options::default(), Registry::default());
+    let request = pb::WatchRequest { request_union: Some(RequestUnion::CreateRequest(whole())) };
+    let mut client = WatchClient::new(grpc_routes(local.clone(), &surface));
+    let mut answers = client.watch(stream::iter([request])).await.expect("opened").into_inner();
+    assert!(answers.next().await.expect("open").expect("served").created);
+    surface.stop();
+    let error = answers.next().await.expect("an end").expect_err("stopped");
+    assert_eq!((error.code(), error.message()), (Code::Unavailable, "etcdserver: server stopped"));
+}
+
+#[tokio::test]
+async fn metadata_above_its_limit_is_refused_with_a_status() {
+    let local = Local::new();
+    let mut request = Request::new(prefix_range());
+    request.metadata_mut().insert("x-large", "h".repeat(quorate_web::METADATA_BYTES).parse().expect("ascii"));
+    let error = kv(&local).range(request).await.expect_err("refused");
+    assert_eq!(error.code(), Code::ResourceExhausted);
+    assert!(error.message().starts_with("the request's metadata is too large ("), "{error:?}");
+}
+
+/// What is left of a body whose end does not come.
+struct Unfinished(Vec<Bytes>);
+
+impl http_body::Body for Unfinished {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, tonic::Status>>> {
+        self.0.pop().map_or(std::task::Poll::Pending, |bytes| std::task::Poll::Ready(Some(Ok(http_body::Frame::data(bytes)))))
+    }
+}
+
+/// A body that says how long its message is, and then gives no more of it than that.
+fn unfinished(message_bytes: u32, given: usize) -> tonic::body::Body {
+    let prefix = [&[0][..], &message_bytes.to_be_bytes()].concat();
+    tonic::body::Body::new(Unfinished(vec![vec![0; given].into(), prefix.into()]))
+}
+
+async fn put_unfinished(routes: &mut Routes, body: tonic::body::Body) -> tonic::Status {
+    let request = http::Request::post("/etcdserverpb.KV/Put").header("content-type", "application/grpc").body(body).expect("a request");
+    let answer = tower::ServiceExt::oneshot(routes.clone(), request).await.expect("answered");
+    tonic::Status::from_header_map(answer.headers()).expect("refused")
+}
+
+#[tokio::test]
+async fn requests_that_came_in_part_are_bounded_in_bytes_and_a_whole_one_is_served_meanwhile() {
+    let local = Local::new();
+    let options = Options { received_bytes: 4 << 20, receive_timeout: Duration::from_secs(3_600), ..Options::default() };
+    let mut routes = grpc_routes(local.clone(), &Surface::new(options, Registry::default()));
+    let held: Vec<_> = (0..4)
+        .map(|_| {
+            let mut routes = routes.clone();
+            let mut held = Box::pin(async move { put_unfinished(&mut routes, unfinished(1 << 20, 100)).await });
+            let polled = futures::FutureExt::now_or_never(&mut held);
+            assert!(polled.is_none(), "{polled:?}");
+            held
+        })
+        .collect();
+    let refused = put_unfinished(&mut routes, unfinished(1 << 20, 100)).await;
+    assert_eq!(refused.message(), "etcdserver: too many requests");
+    KvClient::new(routes.clone()).put(put("k", "v")).await.expect("what came whole needs no room");
+    drop(held);
+    let mut routes_again = routes.clone();
+    let mut fits = Box::pin(put_unfinished(&mut routes_again, unfinished(1 << 20, 100)));
+    assert!(futures::FutureExt::now_or_never(&mut fits).is_none(), "there is room again");
+}
+
+#[tokio::test]
+async fn a_request_that_makes_no_progress_is_ended() {
+    let options = Options { receive_timeout: Duration::from_millis(10), ..Options::default() };
+    let mut routes = grpc_routes(Local::new(), &Surface::new(options, Registry::default()));
+    for given in [0, 100, (1 << 20) - 1] {
+        let error = put_unfinished(&mut routes, unfinished(1 << 20, given)).await;
+        assert_eq!((error.code(), error.message()), (Code::DeadlineExceeded, "the request's body made no progress for 10ms"));
+    }
+}
+
+#[tokio::test]
 async fn a_watch_that_cannot_be_says_why_and_its_stream_lives_on() {
     let local = Local::new();
     fill(&local, 3).await;
@@ -399,6 +510,9 @@ async fn a_watch_that_cannot_be_says_why_and_its_stream_lives_on() {
     let refused = watching.create(pb::WatchCreateRequest { key: "b".into(), range_end: "a".into(), ..Default::default() }).await;
     assert_eq!((refused.watch_id, refused.created, refused.canceled), (-1, true, true));
     assert_eq!(refused.cancel_reason, "mvcc: watcher range is empty");
+    let refused = watching.create(pb::WatchCreateRequest { start_revision: -1, ..whole() }).await;
+    assert_eq!((refused.watch_id, refused.created, refused.canceled, refused.compact_revision), (-1, true, true, 0));
+    assert_eq!(refused.cancel_reason, "etcdserver: mvcc: required revision has been compacted");
     let created = watching.create(pb::WatchCreateRequest { start_revision: 2, ..whole() }).await;
     assert_eq!((created.watch_id, created.created, created.canceled), (0, true, false));
     let compacted = watching.answer().await;

@@ -9,7 +9,7 @@ use actix_web::{
 };
 use prometheus_client::registry::Registry;
 use quorate_core::command::Refusal;
-use quorate_web::{Options, Surface, configure_http};
+use quorate_web::{Cors, Options, Surface, answer_cors, configure_http};
 use serde_json::{Value, json};
 
 async fn send(local: &Local, request: TestRequest) -> (StatusCode, String) {
@@ -261,4 +261,58 @@ async fn an_answer_in_json_keeps_its_share_until_it_has_left_and_the_next_is_ref
     assert!(whole.len() > 3 << 20);
     drop(whole);
     assert_eq!(test::call_service(&app, range().to_request()).await.status(), 200);
+}
+
+#[actix_web::test]
+async fn a_watch_in_json_is_told_that_its_member_stops() {
+    let local = Local::new();
+    let surface = Surface::new(Options::default(), Registry::default());
+    let app = test::init_service(App::new().configure(configure_http(local.clone(), &surface))).await;
+    let request = TestRequest::post().uri("/v3/watch").set_payload(r#"{"create_request": {"key": "Zm9v"}}"#).to_request();
+    let response = test::call_service(&app, request).await;
+    surface.stop();
+    let body = test::read_body(response).await;
+    let lines: Vec<Value> = body.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+    let last = lines.last().expect("a line");
+    assert_eq!((&last["error"]["grpc_code"], &last["error"]["message"]), (&json!(14), &json!("etcdserver: server stopped")));
+}
+
+#[actix_web::test]
+async fn pages_are_told_whether_they_may_call() {
+    let local = Local::new();
+    let surface = Surface::new(Options::default(), Registry::default());
+    let named = Cors::Only(["http://a.b".to_owned()].into());
+    for (cors, origin, expected) in [
+        (Cors::Any, None, Some("*")),
+        (Cors::Any, Some("http://a.b"), Some("*")),
+        (named.clone(), Some("http://a.b"), Some("http://a.b")),
+        (named.clone(), Some("http://c.d"), None),
+        (named, None, None),
+    ] {
+        for method in [Method::OPTIONS, Method::GET] {
+            let cors = cors.clone();
+            let app = App::new()
+                .configure(configure_http(local.clone(), &surface))
+                .wrap_fn(move |request, service| answer_cors(&cors, request, service));
+            let app = test::init_service(app).await;
+            let mut request = TestRequest::default().method(method.clone()).uri("/version");
+            if let Some(origin) = origin {
+                request = request.insert_header(("Origin", origin));
+            }
+            let response = test::call_service(&app, request.to_request()).await;
+            assert_eq!(response.status(), StatusCode::OK);
+            let told = |name: &str| response.headers().get(name).map(|value| value.to_str().expect("text").to_owned());
+            assert_eq!(told("access-control-allow-origin").as_deref(), expected);
+            let methods = expected.map(|_| "POST, GET, OPTIONS, PUT, DELETE".to_owned());
+            assert_eq!(told("access-control-allow-methods"), methods);
+            let body = test::read_body(response).await;
+            assert_eq!(body.is_empty(), method == Method::OPTIONS, "{method}");
+        }
+    }
+}
+
+#[actix_web::test]
+async fn authenticating_is_refused_while_authentication_is_off() {
+    let (status, answer) = post(&Local::new(), "/v3/auth/authenticate", r#"{"name": "root", "password": "p"}"#).await;
+    assert_eq!((status, answer), (400, json!({"code": 9, "message": "etcdserver: authentication is not enabled"})));
 }

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use prost::Message;
 use quorate_web::{
+    encoded,
     proto::{
         etcdserverpb::{self as pb, compare::TargetUnion, request_op::Request, response_op::Response, watch_request::RequestUnion},
         mvccpb::{Event, KeyValue},
     },
-    raw,
 };
 use std::fmt::{Debug, Write as _};
 
@@ -36,17 +36,17 @@ fn assert_same<R: Message + Default + PartialEq + Debug, P: Message + Default + 
     assert_eq!(R::decode(message.encode_to_vec().as_slice()).expect("decodes"), raw);
 }
 
-fn ranges(kvs: &[KeyValue]) -> (raw::RangeResponse, pb::RangeResponse) {
-    let raw = raw::RangeResponse { header: header(), kvs: kvs.iter().map(encoded).collect(), more: true, count: 7 };
+fn ranges(kvs: &[KeyValue]) -> (encoded::RangeResponse, pb::RangeResponse) {
+    let raw = encoded::RangeResponse { header: header(), kvs: kvs.iter().map(encoded).collect(), more: true, count: 7 };
     (raw, pb::RangeResponse { header: header(), kvs: kvs.to_vec(), more: true, count: 7 })
 }
 
-fn puts(prev_kv: Option<KeyValue>) -> (raw::PutResponse, pb::PutResponse) {
-    (raw::PutResponse { header: header(), prev_kv: prev_kv.as_ref().map(encoded) }, pb::PutResponse { header: header(), prev_kv })
+fn puts(prev_kv: Option<KeyValue>) -> (encoded::PutResponse, pb::PutResponse) {
+    (encoded::PutResponse { header: header(), prev_kv: prev_kv.as_ref().map(encoded) }, pb::PutResponse { header: header(), prev_kv })
 }
 
-fn deletes(kvs: &[KeyValue]) -> (raw::DeleteRangeResponse, pb::DeleteRangeResponse) {
-    let raw = raw::DeleteRangeResponse { header: header(), deleted: 2, prev_kvs: kvs.iter().map(encoded).collect() };
+fn deletes(kvs: &[KeyValue]) -> (encoded::DeleteRangeResponse, pb::DeleteRangeResponse) {
+    let raw = encoded::DeleteRangeResponse { header: header(), deleted: 2, prev_kvs: kvs.iter().map(encoded).collect() };
     (raw, pb::DeleteRangeResponse { header: header(), deleted: 2, prev_kvs: kvs.to_vec() })
 }
 
@@ -56,7 +56,7 @@ fn raw_answers_have_the_wire_form_of_their_messages() {
     for kvs in [&kvs[..], &kvs[..0]] {
         let (raw, message) = ranges(kvs);
         assert_same(raw.clone(), message.clone());
-        assert_same(raw::RangeStreamResponse { range_response: Some(raw) }, pb::RangeStreamResponse { range_response: Some(message) });
+        assert_same(encoded::RangeStreamResponse { range_response: Some(raw) }, pb::RangeStreamResponse { range_response: Some(message) });
         let (raw, message) = deletes(kvs);
         assert_same(raw, message);
     }
@@ -71,14 +71,19 @@ fn a_raw_txn_answer_has_the_wire_form_of_its_message() {
     let (raw_range, range) = ranges(&[kv("a")]);
     let (raw_put, put) = puts(Some(kv("b")));
     let (raw_delete, delete) = deletes(&[kv("c")]);
-    let raw_op = |response| raw::ResponseOp { response: Some(response) };
+    let raw_op = |response| encoded::ResponseOp { response: Some(response) };
     let op = |response| pb::ResponseOp { response: Some(response) };
-    let raw_inner = raw::TxnResponse { header: None, succeeded: false, responses: vec![raw_op(raw::Response::DeleteRange(raw_delete))] };
+    let raw_inner =
+        encoded::TxnResponse { header: None, succeeded: false, responses: vec![raw_op(encoded::Response::DeleteRange(raw_delete))] };
     let inner = pb::TxnResponse { header: None, succeeded: false, responses: vec![op(Response::ResponseDeleteRange(delete))] };
-    let raw_ops = vec![raw_op(raw::Response::Range(raw_range)), raw_op(raw::Response::Put(raw_put)), raw_op(raw::Response::Txn(raw_inner))];
+    let raw_ops = vec![
+        raw_op(encoded::Response::Range(raw_range)),
+        raw_op(encoded::Response::Put(raw_put)),
+        raw_op(encoded::Response::Txn(raw_inner)),
+    ];
     let ops = vec![op(Response::ResponseRange(range)), op(Response::ResponsePut(put)), op(Response::ResponseTxn(inner))];
     assert_same(
-        raw::TxnResponse { header: header(), succeeded: true, responses: raw_ops },
+        encoded::TxnResponse { header: header(), succeeded: true, responses: raw_ops },
         pb::TxnResponse { header: header(), succeeded: true, responses: ops },
     );
 }
@@ -87,12 +92,12 @@ fn a_raw_txn_answer_has_the_wire_form_of_its_message() {
 fn a_raw_watch_answer_has_the_wire_form_of_its_message() {
     let deleted = KeyValue { key: Bytes::from_static(b"k"), mod_revision: 9, ..KeyValue::default() };
     let raw_events = vec![
-        raw::Event { r#type: 0, kv: Some(encoded(&kv("a"))), prev_kv: None },
-        raw::Event { r#type: 1, kv: Some(encoded(&deleted)), prev_kv: Some(encoded(&kv("k"))) },
+        encoded::Event { r#type: 0, kv: Some(encoded(&kv("a"))), prev_kv: None },
+        encoded::Event { r#type: 1, kv: Some(encoded(&deleted)), prev_kv: Some(encoded(&kv("k"))) },
     ];
     let events =
         vec![Event { r#type: 0, kv: Some(kv("a")), prev_kv: None }, Event { r#type: 1, kv: Some(deleted), prev_kv: Some(kv("k")) }];
-    let raw = raw::WatchResponse {
+    let raw = encoded::WatchResponse {
         header: header(),
         watch_id: -1,
         created: true,

@@ -1,12 +1,13 @@
 //! Why a request is not served, as each surface says it: the one table of codes and texts. Clients match on them to the letter.
 
+use crate::surface::METADATA_BYTES;
 use quorate_core::command::Refusal;
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 use tonic::{Code, Status};
 
 /// A refusal of core, or one that only a surface can give.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Fault {
+pub enum ApiError {
     Refused(Refusal),
     NotSupportedForLearner,
     InvalidClientApiVersion,
@@ -20,6 +21,12 @@ pub enum Fault {
         bytes: u64,
         limit: usize,
     },
+    /// A request's body made no progress for so long.
+    BodyStalled(Duration),
+    /// More than [`METADATA_BYTES`].
+    MetadataTooLarge(usize),
+    /// Of authentication, which is off.
+    AuthNotEnabled,
     /// Not JSON, or not that of the request; the text says where.
     BadJson(String),
     /// Of the API, but not served by this release.
@@ -29,29 +36,29 @@ pub enum Fault {
     MethodNotAllowed,
 }
 
-impl From<Refusal> for Fault {
+impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
     }
 }
 
-impl From<Fault> for Status {
-    fn from(fault: Fault) -> Self {
-        let answer = fault.answer();
+impl From<ApiError> for Status {
+    fn from(error: ApiError) -> Self {
+        let answer = error.reply();
         Self::new(answer.code, answer.text)
     }
 }
 
 /// What a client is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Answer {
+pub struct ErrorReply {
     pub code: Code,
     pub text: Cow<'static, str>,
     /// `errorCode` of the v2 API.
     pub v2: u16,
 }
 
-impl Answer {
+impl ErrorReply {
     /// The status the JSON gateway gives.
     #[must_use]
     pub const fn http(&self) -> u16 {
@@ -84,14 +91,14 @@ const RAFT: u16 = 300;
 /// v2: what is asked for is there no more.
 const CLEARED: u16 = 401;
 
-impl Fault {
+impl ApiError {
     /// The table. Two codes are not those of the API's own definition, because etcd's servers send them so:
     /// too many requests is `Unknown`, and so would be a reconfiguration with too few started members.
     #[must_use]
-    pub fn answer(&self) -> Answer {
+    pub fn reply(&self) -> ErrorReply {
         use Code::{
-            Cancelled, DataLoss, FailedPrecondition, InvalidArgument, NotFound, OutOfRange, ResourceExhausted, Unavailable, Unimplemented,
-            Unknown,
+            Cancelled, DataLoss, DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, OutOfRange, ResourceExhausted,
+            Unavailable, Unimplemented, Unknown,
         };
         let (code, v2, text) = match self {
             Self::Refused(refusal) => match refusal {
@@ -128,19 +135,28 @@ impl Fault {
             Self::StreamSorted => (Unimplemented, FORM, "RangeStream does not support custom sort orders"),
             Self::StreamFiltered => (Unimplemented, FORM, "RangeStream does not support revision filters"),
             Self::WatchCanceled => (Cancelled, RAFT, "etcdserver: watch canceled"),
+            Self::AuthNotEnabled => (FailedPrecondition, FORM, "etcdserver: authentication is not enabled"),
             Self::UnknownHealthService => (NotFound, FORM, "unknown service"),
             Self::NotFound => (NotFound, FORM, "Not Found"),
             Self::MethodNotAllowed => (Unimplemented, FORM, "Method Not Allowed"),
             Self::ReceivedTooLarge { bytes, limit } => {
                 let text = format!("grpc: received message larger than max ({bytes} vs. {limit})");
-                return Answer { code: ResourceExhausted, v2: FORM, text: text.into() };
+                return ErrorReply { code: ResourceExhausted, v2: FORM, text: text.into() };
             }
-            Self::BadJson(text) => return Answer { code: InvalidArgument, v2: FORM, text: text.clone().into() },
+            Self::BodyStalled(timeout) => {
+                let text = format!("the request's body made no progress for {timeout:?}");
+                return ErrorReply { code: DeadlineExceeded, v2: FORM, text: text.into() };
+            }
+            Self::MetadataTooLarge(bytes) => {
+                let text = format!("the request's metadata is too large ({bytes} vs. {METADATA_BYTES} bytes)");
+                return ErrorReply { code: ResourceExhausted, v2: FORM, text: text.into() };
+            }
+            Self::BadJson(text) => return ErrorReply { code: InvalidArgument, v2: FORM, text: text.clone().into() },
             Self::NotServed(name) => {
-                return Answer { code: Unimplemented, v2: FORM, text: format!("{name} is not served by this release").into() };
+                return ErrorReply { code: Unimplemented, v2: FORM, text: format!("{name} is not served by this release").into() };
             }
         };
-        Answer { code, text: text.into(), v2 }
+        ErrorReply { code, text: text.into(), v2 }
     }
 }
 
@@ -188,7 +204,7 @@ mod tests {
     fn every_refusal_has_its_code_and_text() {
         let mut table = String::new();
         for refusal in all() {
-            let answer = Fault::from(refusal).answer();
+            let answer = ApiError::from(refusal).reply();
             writeln!(table, "{:?} {} {} {}", answer.code, answer.http(), answer.v2, answer.text).expect("written");
         }
         insta::assert_snapshot!(table);
@@ -196,13 +212,13 @@ mod tests {
 
     #[test]
     fn only_refusals_that_mean_the_same_share_a_text() {
-        let texts: BTreeSet<_> = all().map(|refusal| Fault::from(refusal).answer().text).collect();
+        let texts: BTreeSet<_> = all().map(|refusal| ApiError::from(refusal).reply().text).collect();
         assert_eq!(texts.len(), all().count() - 1, "stopped and a failed store say the same, no others");
     }
 
     #[test]
     fn a_status_tells_code_and_text() {
-        let status = Status::from(Fault::ReceivedTooLarge { bytes: 5, limit: 4 });
+        let status = Status::from(ApiError::ReceivedTooLarge { bytes: 5, limit: 4 });
         assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, "grpc: received message larger than max (5 vs. 4)"));
     }
 }

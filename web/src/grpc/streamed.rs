@@ -1,8 +1,8 @@
 //! A large range answer on its way out: encoded piece by piece as the transport takes it, never as one buffer.
 
 use crate::{
-    raw::RangeResponse,
-    service::{Charge, Charged},
+    encoded::RangeResponse,
+    permit::{BudgetPermit, WithPermit},
 };
 use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
@@ -18,22 +18,22 @@ const PREFIX_BYTES: usize = 5;
 
 /// A response's stand-in for its message: the layer around the service sends this instead.
 #[derive(Clone, Debug)]
-pub(super) struct Spliced {
+pub(super) struct StreamedBody {
     pub answer: RangeResponse,
-    pub charge: Charge,
+    pub permit: BudgetPermit,
 }
 
 /// A small answer as it is; a large one beside an empty message, for the layer to send in pieces.
-pub(super) fn ranged(Charged { answer, charge }: Charged<RangeResponse>) -> Response<RangeResponse> {
-    if !charge.counts() {
+pub(super) fn ranged(WithPermit { answer, permit }: WithPermit<RangeResponse>) -> Response<RangeResponse> {
+    if !permit.counts() {
         return Response::new(answer);
     }
     // What no length prefix can tell is left to tonic to refuse.
     if u32::try_from(answer.encoded_len()).is_err() {
-        return super::charged(Charged { answer, charge });
+        return super::with_permit(WithPermit { answer, permit });
     }
     let mut response = Response::new(RangeResponse::default());
-    response.extensions_mut().insert(Spliced { answer, charge });
+    response.extensions_mut().insert(StreamedBody { answer, permit });
     response
 }
 
@@ -67,7 +67,7 @@ impl Iterator for Pieces {
         if let Some((length, head)) = self.head.take() {
             let mut piece = BytesMut::with_capacity(PREFIX_BYTES + head.encoded_len());
             piece.put_u8(0);
-            piece.put_u32(u32::try_from(length).expect("checked when it was spliced"));
+            piece.put_u32(u32::try_from(length).expect("checked when it was streamed"));
             head.encode_raw(&mut piece);
             return Some(piece.freeze());
         }
