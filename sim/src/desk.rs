@@ -59,6 +59,8 @@ pub(crate) struct Desk {
     pub(crate) ops: BTreeMap<OpId, Operation>,
     pub(crate) watches: BTreeMap<OpId, Stream>,
     pub(crate) history: Vec<Record>,
+    /// The operation behind each request that was proposed, answered or not.
+    pub(crate) proposed: BTreeMap<RequestId, OpId>,
     /// Which life of which member each client was last attached to.
     attached: BTreeMap<u32, (usize, u64)>,
     pub(crate) invoked: u64,
@@ -179,6 +181,7 @@ impl World {
                 life.sequence += 1;
                 life.proposals.insert(life.sequence, op);
                 let request = RequestId { member: process.id, boot: life.boot, sequence: life.sequence };
+                self.desk.proposed.insert(request, op);
                 self.tell(member, ReplicaInput::Propose(vec![Proposal { request, command: encode_command(&command) }]));
             }
             served => {

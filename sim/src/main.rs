@@ -2,7 +2,7 @@
 //!
 //! `schedule` is a seed's plan as data, drawn by `nemesis`; `world` replays it: `hosting` does a host's duties,
 //! `desk` is where clients meet members, `faults` and `phases` are what a schedule asks for. `invariants` watch every step, and
-//! the checker judges the history at the end. `run` does one seed in a fresh thread, `report` explains.
+//! the checker `judge`s the history at the end by the order of the log. `run` does one seed in a fresh thread, `report` explains.
 
 #[cfg(madsim)]
 mod campaign;
@@ -24,6 +24,8 @@ mod faults;
 mod hosting;
 #[cfg(madsim)]
 mod invariants;
+#[cfg(madsim)]
+mod judge;
 #[cfg(madsim)]
 mod member;
 #[cfg(madsim)]

@@ -13,6 +13,7 @@ mod vote_once;
 
 use crate::clock::Nanos;
 use crate::trace::Hash128;
+use bytes::Bytes;
 use mirror::Mirror;
 use quorate_core::consensus::{Consensus, Envelope, Message, Role};
 use quorate_core::types::{LogId, LogIndex, RequestId, Revision, Term, WriteNumber};
@@ -93,6 +94,8 @@ pub struct Facts {
     committed: Vec<(Term, Hash128)>,
     /// The term in which an entry was first seen committed.
     committed_in: Vec<Term>,
+    /// Every command that any member ever had in its log.
+    commands: BTreeMap<(u64, Term), (RequestId, Bytes)>,
     requests: BTreeMap<RequestId, u64>,
     leaders: BTreeMap<Term, usize>,
     pub elections: u64,
@@ -119,6 +122,7 @@ impl Checks {
                 known: Vec::new(),
                 committed: Vec::new(),
                 committed_in: Vec::new(),
+                commands: BTreeMap::new(),
                 requests: BTreeMap::new(),
                 leaders: BTreeMap::new(),
                 elections: 0,
@@ -217,6 +221,14 @@ impl Checks {
     #[must_use]
     pub fn index_of(&self, request: RequestId) -> Option<u64> {
         self.facts.requests.get(&request).copied()
+    }
+
+    /// The commands of the committed log, in its order.
+    pub fn committed_commands(&self) -> impl Iterator<Item = (u64, RequestId, &Bytes)> {
+        (1..).zip(&self.facts.committed).filter_map(|(index, (term, _))| {
+            let (request, command) = self.facts.commands.get(&(index, *term))?;
+            Some((index, *request, command))
+        })
     }
 
     #[must_use]
