@@ -187,6 +187,7 @@ impl World {
             served => {
                 life.sequence += 1;
                 life.reads.insert(life.sequence, (op, served));
+                self.checks.on_read_asked(op);
                 let read = ReadId { member: process.id, boot: life.boot, sequence: life.sequence };
                 self.tell(member, ReplicaInput::Read(read));
             }
@@ -198,6 +199,7 @@ impl World {
         let Some((op, served)) = life.reads.remove(&read.sequence) else {
             return self.checks.report(Checker::Health, || format!("member {member} answers read {read}, which it was not asked"));
         };
+        self.checks.on_read_answered(member, op, life.view.applied().index);
         let answer = match served {
             Served::Range(range) => life.view.range(&range).map(|reply| convert::range_response(&reply)),
             Served::ReadTxn(txn) => life.view.read_txn(&txn).map(|reply| convert::op_response(&quorate_core::command::OpReply::Txn(reply))),

@@ -41,6 +41,8 @@ impl fmt::Display for Undecided {
     }
 }
 
+impl std::error::Error for Undecided {}
+
 /// Why a check ended before its end.
 #[derive(Debug)]
 pub(crate) enum Failure {

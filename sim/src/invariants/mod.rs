@@ -7,6 +7,7 @@ mod election_safety;
 mod leader_completeness;
 mod log_matching;
 mod mirror;
+mod read_sees_committed;
 mod revision_monotone;
 mod state_machine_safety;
 mod vote_once;
@@ -15,6 +16,7 @@ use crate::clock::Nanos;
 use crate::trace::Hash128;
 use bytes::Bytes;
 use mirror::Mirror;
+use quorate_checker::history::OpId;
 use quorate_core::consensus::{Consensus, Envelope, Message, Role};
 use quorate_core::types::{LogId, LogIndex, RequestId, Revision, Term, WriteNumber};
 use std::{collections::BTreeMap, fmt, str::FromStr};
@@ -31,6 +33,7 @@ pub enum Checker {
     VoteOnce,
     DurableLogSurvives,
     RevisionMonotone,
+    ReadSeesCommitted,
     /// A member stopped, or distrusted another, without a fault that explains it.
     Health,
     /// An assertion of the code itself.
@@ -42,7 +45,7 @@ pub enum Checker {
 }
 
 impl Checker {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::ElectionSafety,
         Self::LogMatching,
         Self::LeaderCompleteness,
@@ -52,6 +55,7 @@ impl Checker {
         Self::VoteOnce,
         Self::DurableLogSurvives,
         Self::RevisionMonotone,
+        Self::ReadSeesCommitted,
         Self::Health,
         Self::Assertion,
         Self::Linearizability,
@@ -107,6 +111,7 @@ pub struct Checks {
     pub facts: Facts,
     votes: vote_once::VoteOnce,
     revisions: revision_monotone::RevisionMonotone,
+    reads: read_sees_committed::ReadSeesCommitted,
     off: Option<Checker>,
     found: Option<(Checker, String)>,
 }
@@ -129,6 +134,7 @@ impl Checks {
             },
             votes: vote_once::VoteOnce::new(members),
             revisions: revision_monotone::RevisionMonotone::new(members),
+            reads: read_sees_committed::ReadSeesCommitted::default(),
             off,
             found: None,
         }
@@ -215,6 +221,18 @@ impl Checks {
     pub fn on_published(&mut self, member: usize, revision: Revision, applied: LogId) {
         let monotone = self.revisions.published(member, revision, applied);
         self.note(monotone);
+    }
+
+    /// A linearizable read arrives at a member.
+    pub fn on_read_asked(&mut self, op: OpId) {
+        let committed = self.committed();
+        self.reads.asked(op, committed);
+    }
+
+    /// It is answered from a state that has the log through `applied`.
+    pub fn on_read_answered(&mut self, member: usize, op: OpId, applied: LogIndex) {
+        let sees = self.reads.answered(member, op, applied);
+        self.note(sees);
     }
 
     /// Where a request stands in the committed log.
