@@ -32,7 +32,7 @@ pub(crate) struct Meter {
 
 impl Meter {
     pub(crate) fn new(budget: Budget) -> Self {
-        Self { budget, started: Instant::now(), steps: 0, next_look: STEPS_PER_LOOK, exhausted: false }
+        Self { budget, started: Instant::now(), steps: 0, next_look: 0, exhausted: false }
     }
 
     pub(crate) fn spend(&mut self, steps: u64) {

@@ -211,14 +211,15 @@ impl Generator {
             Stage::Called if lost => Outcome::Unknown,
             Stage::Called => return flight.stage = Stage::Called,
             Stage::Done { answer, place } => {
+                let may_be_stale = flight.request.is_serializable();
                 self.flights.swap_remove(index);
+                if !lost && (may_be_stale || answer.is_ok()) {
+                    let shown = &mut self.shown[client as usize];
+                    *shown = (*shown).max(place);
+                }
                 match answer {
                     _ if lost => Outcome::Unknown,
-                    Ok(response) => {
-                        let shown = &mut self.shown[client as usize];
-                        *shown = (*shown).max(place);
-                        Outcome::Ok { response, rank: None }
-                    }
+                    Ok(response) => Outcome::Ok { response, rank: None },
                     Err(refused) => Outcome::Refused(refused),
                 }
             }

@@ -178,7 +178,7 @@ fn a_member_that_goes_back_within_a_session_is_found() {
     let op = script.call(stale_get("a"));
     let old = script.model.evaluate(&stale_get("a"), 2, -1).expect("valid").response;
     script.ok(op, old);
-    let mut elsewhere = Script { records: script.records.clone(), ..Script::default() };
+    let mut elsewhere = Script { records: script.records.clone(), log: script.log.clone(), ..Script::default() };
     script.breaks(Property::Session);
 
     elsewhere.records.insert(5, Record::Attached { client: 1, at: 4, member: 2 });
@@ -210,13 +210,12 @@ fn a_lost_answer_holds_whether_it_was_done_or_not() {
 #[test]
 fn a_creation_seen_later_settles_its_revision() {
     let mut script = Script::default();
-    for put in many_puts("b") {
-        script.lost(put, false);
-    }
+    let others: Vec<_> = many_puts("b").map(|put| script.lost(put, false)).collect();
     // Took effect before all others.
     script.lost(put("a", ""), true);
-    for put in many_puts("b") {
+    for (op, put) in others.into_iter().zip(many_puts("b")) {
         script.model.apply(&put).expect("valid");
+        script.logged(op);
     }
     script.done(put("a", ""));
     script.done(get("a"));

@@ -94,8 +94,8 @@ fn a_witness_that_swaps_two_writes_is_denied() {
 fn a_witness_that_claims_what_was_never_done_is_denied() {
     let mut script = three_writes();
     let op = script.lost(put("a", "unseen"), false);
-    script.done(get("a"));
-    script.log.push(op);
+    script.done(put("b", "after"));
+    script.log.insert(3, op);
     script.denies(Property::Answer);
 }
 
@@ -367,24 +367,16 @@ fn verification_takes_steps_in_proportion_to_the_operations() {
     }
 }
 
-#[test]
-fn a_search_without_a_witness_ends_undecided_when_its_budget_is_used_up() {
-    // Which of many equal-looking deletes took effect shows only at the end.
-    let script = entangled();
-    let budget = Budget { steps: 200, ..Budget::default() };
-    let Verdict::Undecided(undecided) = check(&script.records, None, budget) else { panic!("decided") };
-    assert!(undecided.steps > 200 && undecided.to_string().starts_with("undecided after"), "{undecided}");
-    let impatient = Budget { time: std::time::Duration::ZERO, ..Budget::default() };
-    assert!(!matches!(check(&script.records, None, impatient), Verdict::Broken(_)));
-    check(&script.records, Some(&script.witness()), NO_SEARCH).expect_holds();
-}
-
-/// Lost writes whose order nobody saw, and one that was not done.
+/// Lost writes whose order nobody saw, before and after one that was answered, and one that was not done, which shows only at the end.
 fn entangled() -> Script {
     let mut script = Script::default();
-    script.lost(two_puts("a", "z"), false);
-    for n in 0..12 {
+    for n in 0..6 {
         script.lost(two_puts(&format!("b{n}"), "z"), true);
+    }
+    script.done(put("m", "middle"));
+    script.lost(two_puts("a", "z"), false);
+    for n in 0..6 {
+        script.lost(two_puts(&format!("c{n}"), "z"), true);
     }
     script.done(put("z", "last"));
     script.done(get("a"));
@@ -392,20 +384,39 @@ fn entangled() -> Script {
 }
 
 #[test]
-fn the_end_of_a_log_narrows_the_search() {
-    let mut script = entangled();
-    // The first entries are gone from the log; without the rest the search would be lost among them.
-    let mut witness = script.witness();
-    witness.entries.drain(..2);
-    witness.is_whole = false;
-    let budget = Budget { steps: 2_000, ..Budget::default() };
-    assert!(matches!(check(&script.records, None, budget), Verdict::Undecided(_)));
-    check(&script.records, Some(&witness), budget).expect_holds();
+fn a_search_that_uses_up_its_steps_or_its_time_is_undecided() {
+    let script = entangled();
+    check(&script.records, None, Budget::default()).expect_holds();
+    for budget in [Budget { steps: 20, ..Budget::default() }, Budget { time: std::time::Duration::ZERO, ..Budget::default() }] {
+        let Verdict::Undecided(undecided) = check(&script.records, None, budget) else { panic!("decided") };
+        assert!(undecided.to_string().starts_with("undecided after"), "{undecided}");
+    }
+    check(&script.records, Some(&script.witness()), NO_SEARCH).expect_holds();
+}
 
-    script.log.swap(12, 11);
-    let mut lie = script.witness();
-    lie.entries.push(Entry { index: 99, step: Step::Operation(404) });
-    lie.is_whole = false;
-    let verdict = check(&script.records, Some(&lie), budget);
-    assert!(matches!(verdict, Verdict::Broken(Violation { property: Property::Witness, .. })), "{verdict:?}");
+#[test]
+fn the_end_of_a_log_narrows_the_search() {
+    let script = entangled();
+    let end = Witness { entries: script.witness().entries.split_off(6), is_whole: false };
+    let no_second_try = Budget { steps: 20, ..Budget::default() };
+    assert!(matches!(check(&script.records, None, no_second_try), Verdict::Undecided(_)));
+    check(&script.records, Some(&end), no_second_try).expect_holds();
+}
+
+#[test]
+fn an_end_of_a_log_that_lies_is_denied() {
+    let script = entangled();
+    let end = |change: fn(&mut Vec<Entry>)| {
+        let mut entries = script.witness().entries.split_off(6);
+        change(&mut entries);
+        check(&script.records, Some(&Witness { entries, is_whole: false }), Budget::default())
+    };
+    let denies = |verdict: Verdict, property| match verdict {
+        Verdict::Broken(violation) => assert_eq!(violation.property, property, "{violation}"),
+        other => panic!("nothing found: {other:?}"),
+    };
+    denies(end(|entries| entries.push(Entry { index: 99, step: Step::Operation(404) })), Property::Witness);
+    denies(end(|entries| entries.push(entries[0])), Property::Witness);
+    denies(end(|entries| entries.reverse()), Property::LogOrder);
+    denies(end(|entries| drop(entries.remove(3))), Property::Provenance);
 }
