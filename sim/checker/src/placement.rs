@@ -9,6 +9,7 @@ use crate::log_order::{LogOrder, LogPlace};
 use crate::operation::{Answer, History, NEVER, Operation, Place};
 use crate::violation::{Property, Violation};
 use std::collections::HashMap;
+use std::fmt;
 
 type Checked<T = ()> = Result<T, Violation>;
 
@@ -85,7 +86,7 @@ impl<'a> Placement<'a> {
                     return Err(self.log.broken(Property::Provenance, [watch.id], Some(revision), self.log.end(), text));
                 }
                 if revision > 0 {
-                    self.check_called(self.log.first_place(revision), moment, watch.id, &format!("watch {}", watch.id))?;
+                    self.check_called(self.log.first_place(revision), moment, watch.id, &format_args!("watch {}", watch.id))?;
                 }
             }
         }
@@ -165,7 +166,7 @@ impl<'a> Placement<'a> {
             let text = format!("{operation} succeeded although what it read was compacted before revision {revision} was made");
             return Err(self.log.broken(Property::Compaction, [operation.id], Some(revision), first, text));
         };
-        self.check_called(first, operation.returned, operation.id, &operation.to_string())?;
+        self.check_called(first, operation.returned, operation.id, operation)?;
         let place = first.max(earliest.place);
         if place > last {
             return Err(self.too_early(operation, last, earliest));
@@ -217,7 +218,7 @@ impl<'a> Placement<'a> {
     }
 
     /// Whatever is seen at `moment` was called before.
-    fn check_called(&self, place: LogPlace, moment: Place, id: OpId, who: &str) -> Checked {
+    fn check_called(&self, place: LogPlace, moment: Place, id: OpId, who: &dyn fmt::Display) -> Checked {
         if self.log.called_through(place) < moment {
             return Ok(());
         }
