@@ -129,11 +129,14 @@ mod tests {
         command::{DeleteRange, KeyRange, Put, Txn},
         consensus::Configuration,
         machine::encode_command,
-        types::{LogId, RequestId},
+        types::{Boot, LogId, MemberId, RequestId},
     };
 
     fn entry(index: u64, command: &Command) -> LogEntry {
-        let payload = Payload::Command { request: RequestId::default(), command: encode_command(command) };
+        let payload = Payload::Command {
+            request: RequestId { member: MemberId(1), boot: Boot(1), sequence: index },
+            command: encode_command(command),
+        };
         LogEntry { id: LogId { term: Term(2), index: LogIndex(index) }, payload }
     }
 
