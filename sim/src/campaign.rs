@@ -1,7 +1,9 @@
 //! Many seeds: in parallel, with progress, and with planted bugs.
 
 use crate::cli::Arguments;
+#[cfg(feature = "mutants")]
 use crate::invariants::Checker;
+use crate::judge::Judging;
 use crate::nemesis;
 use crate::report::{Summary, explain};
 use crate::run::run;
@@ -23,6 +25,8 @@ use std::{
 const CLEAN: u8 = 0;
 const VIOLATION: u8 = 1;
 const USAGE: u8 = 2;
+/// No violation, and no pass either.
+const UNDECIDED: u8 = 3;
 
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -65,18 +69,23 @@ fn command(arguments: &Arguments, schedule: &Schedule) -> String {
     let features = if cfg!(feature = "mutants") { " --features mutants" } else { "" };
     let mutant = arguments.mutant.as_ref().map_or(String::new(), |name| format!(" --mutant {name}"));
     let without = arguments.without_checker.map_or(String::new(), |checker| format!(" --without-checker {checker}"));
-    format!("cargo run -p sim{features} -- {what}{mutant}{without}")
+    let search = if arguments.search { " --search" } else { "" };
+    format!("cargo run -p sim{features} -- {what}{mutant}{without}{search}")
+}
+
+fn judging(arguments: &Arguments) -> Judging {
+    Judging { off: arguments.without_checker, by_search: arguments.search }
 }
 
 fn one(schedule: &Schedule, arguments: &Arguments) -> u8 {
-    let off = arguments.without_checker;
+    let judging = judging(arguments);
     let begun = Instant::now();
-    let outcomes = run(schedule, off, None);
+    let outcomes = run(schedule, judging, None);
     if outcomes.violation.is_some() {
-        print!("{}", explain(schedule, off, &command(arguments, schedule)));
+        print!("{}", explain(schedule, judging, &command(arguments, schedule)));
         return VIOLATION;
     }
-    if arguments.check && !same(schedule, off, &outcomes) {
+    if arguments.check && !same(schedule, judging, &outcomes) {
         return VIOLATION;
     }
     let mut summary = Summary::default();
@@ -85,15 +94,21 @@ fn one(schedule: &Schedule, arguments: &Arguments) -> u8 {
     println!("trace {}", outcomes.hash);
     if arguments.trace > 0 {
         let lines = crate::trace::Lines::default();
-        drop(run(schedule, off, Some(std::sync::Arc::clone(&lines))));
+        drop(run(schedule, judging, Some(std::sync::Arc::clone(&lines))));
         let lines = lines.lock().expect("the run is over");
         lines.iter().skip(lines.len().saturating_sub(arguments.trace)).for_each(|line| println!("{line}"));
     }
-    CLEAN
+    match outcomes.undecided {
+        Some(text) => {
+            println!("seed {}: {text}", schedule.seed);
+            UNDECIDED
+        }
+        None => CLEAN,
+    }
 }
 
-fn same(schedule: &Schedule, off: Option<Checker>, outcomes: &Outcomes) -> bool {
-    let again = run(schedule, off, None);
+fn same(schedule: &Schedule, judging: Judging, outcomes: &Outcomes) -> bool {
+    let again = run(schedule, judging, None);
     if again.hash == outcomes.hash {
         return true;
     }
@@ -113,10 +128,10 @@ fn many(seeds: &Range<u64>, arguments: &Arguments) -> u8 {
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} seeds, {per_sec}, {eta} left {msg}").expect("a valid template");
     let bar = ProgressBar::new(seeds.end - seeds.start).with_style(style);
     let begun = Instant::now();
-    let off = arguments.without_checker;
+    let judging = judging(arguments);
     let mut summary = Summary::default();
     let mut failed = Vec::new();
-    each(seeds, arguments.jobs, off, arguments.check, |done| {
+    each(seeds, arguments.jobs, judging, arguments.check, |done| {
         bar.inc(1);
         summary.add(&done.outcomes);
         if let Some(violation) = &done.outcomes.violation {
@@ -125,6 +140,8 @@ fn many(seeds: &Range<u64>, arguments: &Arguments) -> u8 {
         } else if !done.same {
             bar.println(format!("seed {} is not deterministic", done.seed));
             failed.push(done.seed);
+        } else if let Some(text) = &done.outcomes.undecided {
+            bar.println(format!("seed {}: {text}", done.seed));
         }
         true
     });
@@ -132,17 +149,21 @@ fn many(seeds: &Range<u64>, arguments: &Arguments) -> u8 {
     print!("{}", summary.text(begun.elapsed(), arguments.jobs));
     failed.sort_unstable();
     let Some(first) = failed.first() else {
+        if summary.undecided > 0 {
+            println!("nothing found, but {} seeds are undecided", summary.undecided);
+            return UNDECIDED;
+        }
         println!("nothing found");
         return CLEAN;
     };
     println!("{} seeds failed: {failed:?}\n", failed.len());
     let schedule = nemesis::schedule(*first);
-    print!("{}", explain(&schedule, off, &command(arguments, &schedule)));
+    print!("{}", explain(&schedule, judging, &command(arguments, &schedule)));
     VIOLATION
 }
 
 /// Runs seeds on `jobs` threads; `on_done` says whether to go on.
-fn each(seeds: &Range<u64>, jobs: u16, off: Option<Checker>, check: bool, mut on_done: impl FnMut(Done) -> bool) {
+fn each(seeds: &Range<u64>, jobs: u16, judging: Judging, check: bool, mut on_done: impl FnMut(Done) -> bool) {
     let next = AtomicU64::new(seeds.start);
     let (sender, receiver) = mpsc::channel();
     thread::scope(|scope| {
@@ -155,8 +176,8 @@ fn each(seeds: &Range<u64>, jobs: u16, off: Option<Checker>, check: bool, mut on
                         return;
                     }
                     let schedule = nemesis::schedule(seed);
-                    let outcomes = run(&schedule, off, None);
-                    let same = !check || run(&schedule, off, None).hash == outcomes.hash;
+                    let outcomes = run(&schedule, judging, None);
+                    let same = !check || run(&schedule, judging, None).hash == outcomes.hash;
                     if sender.send(Done { seed, outcomes, same }).is_err() {
                         return;
                     }
@@ -206,7 +227,7 @@ fn mutants(jobs: u16) -> Result<u8, String> {
     for mutant in Mutant::ALL {
         plant(Some(mutant));
         let mut first: Option<(u64, Checker)> = None;
-        each(&(0..SEEDS_TO_KILL_MAX), jobs, None, false, |done| {
+        each(&(0..SEEDS_TO_KILL_MAX), jobs, Judging::default(), false, |done| {
             if let Some(violation) = done.outcomes.violation
                 && first.is_none_or(|(seed, _)| done.seed < seed)
             {
@@ -219,13 +240,14 @@ fn mutants(jobs: u16) -> Result<u8, String> {
             code = VIOLATION;
             continue;
         };
-        let others = run(&nemesis::schedule(seed), Some(checker), None).violation;
+        let others = run(&nemesis::schedule(seed), Judging { off: Some(checker), ..Judging::default() }, None).violation;
         let others = others.map_or_else(|| "nobody in this seed".into(), |violation| violation.checker.to_string());
         println!("{:<6} {:>13}  {:<24} {others}", format!("{mutant:?}"), seed + 1, checker.to_string());
         killers.push(seed);
     }
     plant(None);
-    let falsely: Vec<u64> = killers.into_iter().filter(|seed| run(&nemesis::schedule(*seed), None, None).violation.is_some()).collect();
+    let falsely: Vec<u64> =
+        killers.into_iter().filter(|seed| run(&nemesis::schedule(*seed), Judging::default(), None).violation.is_some()).collect();
     if falsely.is_empty() {
         println!("without a mutant the same seeds find nothing");
     } else {

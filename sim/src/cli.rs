@@ -6,7 +6,7 @@ use std::{ops::Range, path::PathBuf};
 
 /// Runs the production actors on virtual time with faults, and checks everything they promise.
 ///
-/// Exit code: 0 nothing found, 1 a violation, 2 wrong usage.
+/// Exit code: 0 nothing found, 1 a violation, 2 wrong usage, 3 no violation but a history that nobody could decide about (only with --search).
 #[derive(Debug, Parser)]
 #[command(name = "sim", version)]
 pub struct Arguments {
@@ -34,6 +34,9 @@ pub struct Arguments {
     /// Do not ask this checker: to see who else finds it.
     #[arg(long, value_name = "NAME")]
     pub without_checker: Option<Checker>,
+    /// Judge histories by searching for an order, as if the log's were not known; may end undecided.
+    #[arg(long)]
+    pub search: bool,
     /// Save the schedule of --seed to a file.
     #[arg(long, value_name = "FILE", requires = "seed")]
     pub save: Option<PathBuf>,

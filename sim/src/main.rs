@@ -1,8 +1,9 @@
 //! The simulator: the production actors on virtual time, with faults, checked at every step and from outside.
 //!
 //! `schedule` is a seed's plan as data, drawn by `nemesis`; `world` replays it: `process` hosts the two halves of a member, as
-//! production does, `log_disk`, `state_store` and `wire` are what they work with, `desk` is where clients meet members, `faults` and `phases` are what a schedule asks for. `invariants` watch every step, and
-//! the checker judges the history at the end. `run` does one seed in a fresh thread, `report` explains.
+//! production does, `log_disk`, `state_store` and `wire` are what they work with, `desk` is where clients meet members, `faults` and
+//! `phases` are what a schedule asks for. `invariants` watch every step, and the checker `judge`s the history at the end by the
+//! order of the log. `run` does one seed in a fresh thread, `report` explains.
 
 #[cfg(madsim)]
 mod campaign;
@@ -22,6 +23,8 @@ mod disk;
 mod faults;
 #[cfg(madsim)]
 mod invariants;
+#[cfg(madsim)]
+mod judge;
 #[cfg(madsim)]
 mod log_disk;
 #[cfg(madsim)]

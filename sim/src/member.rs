@@ -152,6 +152,8 @@ pub struct Life {
     /// What the log half knows the state store to take.
     pub stored_bytes: u64,
     next_ticket: u64,
+    /// The newest request whose operation is known.
+    pub proposed: u64,
     pub asked: BTreeMap<Ticket, Asked>,
     pub streams: BTreeMap<StreamId, OpId>,
 }
@@ -194,6 +196,7 @@ impl Life {
             persisted: BatchNumber::default(),
             stored_bytes,
             next_ticket: 0,
+            proposed: 0,
             asked: BTreeMap::new(),
             streams: BTreeMap::new(),
         }

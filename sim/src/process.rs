@@ -226,6 +226,12 @@ impl World {
         if life.log.deadline() <= now.monotonic {
             life.log.step(now, LogInput::Wake, &mut out);
         }
+        for (request, ticket) in life.log.proposed_after(life.proposed) {
+            life.proposed = request.sequence;
+            if let Some(op) = life.asked.get(&ticket).and_then(|asked| asked.op) {
+                self.desk.proposed.insert(request, op);
+            }
+        }
         life.log.flush(now, &mut out);
         let more = !life.inbox.is_empty();
         self.observe(member);

@@ -1,6 +1,6 @@
 //! What people read: the summary of many seeds, and the explanation of one that failed.
 
-use crate::invariants::Checker;
+use crate::judge::Judging;
 use crate::run::run;
 use crate::schedule::{FaultClass, Schedule};
 use crate::trace::Lines;
@@ -18,6 +18,8 @@ pub struct Summary {
     pub elections: u64,
     pub events: u64,
     pub simulated_s: f64,
+    /// Seeds about whose history nobody could decide.
+    pub undecided: u64,
     completed: Vec<u64>,
     fired: BTreeMap<FaultClass, u64>,
     fired_seeds: BTreeMap<FaultClass, u64>,
@@ -31,6 +33,7 @@ impl Summary {
         self.elections += outcomes.elections;
         self.events += outcomes.events;
         self.simulated_s += outcomes.simulated as f64 / 1e9;
+        self.undecided += u64::from(outcomes.undecided.is_some());
         self.completed.push(outcomes.completed);
         for (class, times) in &outcomes.tally.fired {
             *self.fired.entry(*class).or_default() += times;
@@ -61,6 +64,7 @@ impl Summary {
             self.simulated_s / wall_s,
             self.events as f64 / self.simulated_s.max(1.0)
         );
+        let _ = writeln!(text, "{} undecided, {:.2} seeds per wall second", self.undecided, self.seeds as f64 / wall_s);
         let _ = writeln!(text, "{:<12} {:>8} {:>12} {:>16}   mattered means", "fault", "fired", "in seeds", "mattered in");
         for class in FaultClass::ALL {
             let (fired, seeds, mattered) = (get(&self.fired, class), get(&self.fired_seeds, class), get(&self.mattered_seeds, class));
@@ -77,9 +81,9 @@ fn get(map: &BTreeMap<FaultClass, u64>, class: FaultClass) -> u64 {
 
 /// Runs a failing schedule again, with every event told, and says what broke, what happened around it, and how to see it again.
 #[must_use]
-pub fn explain(schedule: &Schedule, off: Option<Checker>, command: &str) -> String {
+pub fn explain(schedule: &Schedule, judging: Judging, command: &str) -> String {
     let lines = Lines::default();
-    let outcomes = run(schedule, off, Some(Arc::clone(&lines)));
+    let outcomes = run(schedule, judging, Some(Arc::clone(&lines)));
     let mut text = String::new();
     let _ = writeln!(text, "seed {} breaks a promise.", schedule.seed);
     let lines = lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -2,6 +2,7 @@
 
 use crate::clock::Nanos;
 use crate::invariants::{Checker, Violation};
+use crate::judge::{Judgement, Judging, Recorded, judge};
 use crate::schedule::Schedule;
 use crate::trace::{Hash128, Lines};
 use crate::world::{Outcomes, World};
@@ -31,10 +32,11 @@ fn catch_panics() {
 
 const SEED_THREAD: &str = "seed";
 
-/// Runs a schedule. `off`: a checker that is not asked. `lines`: where to tell what happens.
+/// Runs a schedule and judges it. `lines`: where to tell what happens.
 #[must_use]
-pub fn run(schedule: &Schedule, off: Option<Checker>, lines: Option<Lines>) -> Outcomes {
+pub fn run(schedule: &Schedule, judging: Judging, lines: Option<Lines>) -> Outcomes {
     catch_panics();
+    let off = judging.off;
     let schedule = schedule.clone();
     let seed = schedule.seed;
     // Hash maps of the standard library are seeded once per thread: a run is only repeatable in a new one.
@@ -43,6 +45,7 @@ pub fn run(schedule: &Schedule, off: Option<Checker>, lines: Option<Lines>) -> O
         // Inside, so that the runtime adds no words of its own.
         let result =
             runtime.block_on(async move { panic::catch_unwind(panic::AssertUnwindSafe(|| World::new(schedule, off, lines).run())) });
+        let result = result.and_then(|outcomes| panic::catch_unwind(panic::AssertUnwindSafe(|| judged(outcomes, judging))));
         result.map_err(|_| PANIC.with(|place| place.borrow_mut().take()).unwrap_or_else(|| "panic".into()))
     });
     let result = thread.expect("threads can be made").join().unwrap_or_else(|_| Err("the runtime panicked".into()));
@@ -57,8 +60,19 @@ pub fn run(schedule: &Schedule, off: Option<Checker>, lines: Option<Lines>) -> O
             events: 0,
             simulated: 0,
             tally: crate::member::Tally::default(),
-            #[cfg(test)]
-            history: Vec::new(),
+            recorded: Recorded::default(),
+            undecided: None,
         }
     })
+}
+
+fn judged(mut outcomes: Outcomes, judging: Judging) -> Outcomes {
+    if outcomes.violation.is_none() {
+        match judge(&outcomes.recorded, judging) {
+            Judgement::Right => {}
+            Judgement::Wrong(checker, text) => outcomes.violation = Some(Violation { checker, at: outcomes.simulated, text }),
+            Judgement::Undecided(text) => outcomes.undecided = Some(text),
+        }
+    }
+    outcomes
 }

@@ -1,5 +1,7 @@
 //! Whole runs: repeatable, and honest about what mattered.
 
+use crate::invariants::Checker;
+use crate::judge::{Judgement, Judging, judge};
 use crate::nemesis;
 use crate::run::run;
 use crate::schedule::{Fault, FaultClass, Item, Schedule};
@@ -12,20 +14,20 @@ fn quiet(seed: u64, items: Vec<Item>) -> Schedule {
 fn the_same_seed_is_the_same_run_to_the_last_bit() {
     for seed in 0..4 {
         let schedule = nemesis::schedule(seed);
-        let (first, second) = (run(&schedule, None, None), run(&schedule, None, None));
+        let (first, second) = (run(&schedule, Judging::default(), None), run(&schedule, Judging::default(), None));
         assert_eq!(first.hash, second.hash, "seed {seed}");
-        assert_eq!(first.history, second.history, "seed {seed}");
+        assert_eq!(first.recorded.history, second.recorded.history, "seed {seed}");
     }
 }
 
 #[test]
 fn another_seed_is_another_run() {
-    assert_ne!(run(&quiet(1, Vec::new()), None, None).hash, run(&quiet(2, Vec::new()), None, None).hash);
+    assert_ne!(run(&quiet(1, Vec::new()), Judging::default(), None).hash, run(&quiet(2, Vec::new()), Judging::default(), None).hash);
 }
 
 #[test]
 fn a_cluster_without_faults_keeps_every_promise_and_one_leader() {
-    let outcomes = run(&quiet(1, Vec::new()), None, None);
+    let outcomes = run(&quiet(1, Vec::new()), Judging::default(), None);
     assert_eq!(outcomes.violation, None);
     assert_eq!(outcomes.elections, 1);
     assert!(outcomes.completed > 1_000, "{} operations", outcomes.completed);
@@ -39,7 +41,7 @@ fn a_partition_of_a_dead_member_fires_but_does_not_matter() {
         // Long enough after the kill for nobody to have anything under way to it, and short enough to end before it is back.
         Item { at_ms: 9_000, fault: Fault::Symmetric { side, ms: 1_000 } },
     ];
-    let outcomes = run(&quiet(3, items), None, None);
+    let outcomes = run(&quiet(3, items), Judging::default(), None);
     assert_eq!(outcomes.violation, None);
     assert_eq!(outcomes.tally.fired.get(&FaultClass::Symmetric), Some(&1));
     assert_eq!(outcomes.tally.mattered.get(&FaultClass::Symmetric), None);
@@ -48,7 +50,18 @@ fn a_partition_of_a_dead_member_fires_but_does_not_matter() {
 #[test]
 fn the_same_partition_of_a_live_member_matters() {
     let items = vec![Item { at_ms: 9_000, fault: Fault::Symmetric { side: 0b001, ms: 1_000 } }];
-    let outcomes = run(&quiet(3, items), None, None);
+    let outcomes = run(&quiet(3, items), Judging::default(), None);
     assert_eq!(outcomes.violation, None);
     assert!(outcomes.tally.mattered.contains_key(&FaultClass::Symmetric));
+}
+
+#[test]
+fn the_log_names_every_acknowledged_write_and_the_search_agrees_with_it() {
+    let outcomes = run(&nemesis::schedule(3), Judging::default(), None);
+    assert_eq!(outcomes.violation, None);
+    assert!(outcomes.recorded.witness.is_whole && outcomes.recorded.witness.entries.len() > 500);
+    let mut recorded = outcomes.recorded;
+    assert!(matches!(judge(&recorded, Judging { by_search: true, ..Judging::default() }), Judgement::Right));
+    recorded.witness.entries.remove(100);
+    assert!(matches!(judge(&recorded, Judging::default()), Judgement::Wrong(Checker::Linearizability, _)));
 }

@@ -5,14 +5,13 @@
 use crate::chance::{Chance, Concern};
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::invariants::{Checker, Checks, Violation};
+use crate::judge::Recorded;
 use crate::member::{Member, Tally};
 use crate::network::Network;
 use crate::parameters::Parameters;
 use crate::schedule::{FaultClass, Schedule};
 use crate::trace::{Hash128, Lines, Trace};
 use crate::workload::{CLIENTS, Port, WATCHERS, observe, operate};
-#[cfg(test)]
-use quorate_checker::history::Record;
 use quorate_checker::history::{OpId, Outcome};
 use quorate_core::consensus::Envelope;
 use quorate_core::member::LogEffect;
@@ -202,9 +201,9 @@ pub struct Outcomes {
     pub events: u64,
     pub simulated: Nanos,
     pub tally: Tally,
-    /// For tests that compare whole runs.
-    #[cfg(test)]
-    pub history: Vec<Record>,
+    /// What is left to be judged, and whether nobody could decide about it.
+    pub recorded: Recorded,
+    pub undecided: Option<String>,
 }
 
 impl World {
@@ -302,8 +301,12 @@ impl World {
             events: self.events,
             simulated: self.now,
             tally: self.tally,
-            #[cfg(test)]
-            history: self.desk.history,
+            recorded: Recorded {
+                witness: crate::judge::witness(&self.checks, &self.desk.proposed),
+                open: self.desk.watches.iter().filter(|(_, watch)| !watch.ended).map(|(op, _)| *op).collect(),
+                history: self.desk.history,
+            },
+            undecided: None,
         }
     }
 

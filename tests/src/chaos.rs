@@ -9,9 +9,13 @@ use crate::{
     network,
     process::{Cluster, Server},
     recorder::Recorder,
+    witness,
 };
 use nix::sys::signal::Signal;
-use quorate_checker::{check, history::write_lines};
+use quorate_checker::{
+    Budget, Verdict, Witness, check,
+    history::{Record, write_lines},
+};
 use quorate_web::proto::etcdserverpb::{StatusRequest, maintenance_client::MaintenanceClient};
 use std::{
     error::Error,
@@ -130,7 +134,9 @@ impl Run {
         let drained = self.recorder.wait_watchers(RECOVERY_LIMIT);
         self.clients.end_watches();
         self.runtime.shutdown_timeout(Duration::from_secs(1));
-        let clean = judge(&self.recorder, history)?;
+        let records = self.recorder.take_records();
+        let witness = witness_of(&mut self.cluster, &records)?;
+        let clean = judge(&self.recorder, &records, witness.as_ref(), history)?;
         if !settled {
             println!("FAILED: a member did not answer a last read of everything");
         }
@@ -247,15 +253,33 @@ fn leader(runtime: &tokio::runtime::Runtime, cluster: &Cluster) -> Result<usize,
     Err(format!("no member led within {RECOVERY_LIMIT:?}").into())
 }
 
+/// Stops all members and reads from their disks in which order they did what they were asked; etcd's are not read.
+fn witness_of(cluster: &mut Cluster, records: &[Record]) -> Result<Option<Witness>, Box<dyn Error>> {
+    cluster.members.iter_mut().try_for_each(crate::process::Member::kill)?;
+    if cluster.server == Server::Etcd {
+        println!("judged by search: etcd's log is not read");
+        return Ok(None);
+    }
+    let data_dirs: Vec<_> = cluster.members.iter().map(|member| member.data_dir.clone()).collect();
+    let witness = witness::read(&data_dirs, records)?;
+    let entries = witness.entries.len();
+    if witness.is_whole {
+        println!("judged by the order of the members' logs, {entries} entries");
+    } else {
+        let first = witness.entries.first().map_or(0, |entry| entry.index);
+        println!("the logs begin at entry {first}: what came before it is judged by search, the {entries} entries from there on narrow it");
+    }
+    Ok(Some(witness))
+}
+
 /// The checker's verdict on everything that was recorded.
-fn judge(recorder: &Recorder, history: Option<&Path>) -> Result<bool, Box<dyn Error>> {
-    let records = recorder.take_records();
+fn judge(recorder: &Recorder, records: &[Record], witness: Option<&Witness>, history: Option<&Path>) -> Result<bool, Box<dyn Error>> {
     if let Some(file) = history {
-        write_lines(&records, BufWriter::new(File::create(file)?))?;
+        write_lines(records, BufWriter::new(File::create(file)?))?;
     }
     let start = Instant::now();
-    match check(&records) {
-        Ok(stats) => {
+    match check(records, witness, Budget::default()) {
+        Verdict::Holds(stats) => {
             println!(
                 "linearizable: {} operations ({} writes, {} reads of which {} may be stale, {} refused, {} of unknown outcome of which {} were done), {} revisions, {} watches, {} events; checked in {:.2} s",
                 stats.operations,
@@ -274,10 +298,11 @@ fn judge(recorder: &Recorder, history: Option<&Path>) -> Result<bool, Box<dyn Er
             // A watch whose client moved on has no end of its own; the drained ones are judged by the newest revision.
             Ok(true)
         }
-        Err(violation) => {
+        Verdict::Broken(violation) => {
             println!("FAILED: {violation}");
             Ok(false)
         }
+        Verdict::Undecided(undecided) => Err(undecided.into()),
     }
 }
 

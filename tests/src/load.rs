@@ -1,6 +1,6 @@
 //! Clients of a run under faults: writers, readers, watchers, and one that compacts. Each records all it does.
 
-use crate::{recorder::Recorder, wire};
+use crate::{recorder::Recorder, wire, witness};
 use quorate_checker::history::{
     ClientId, Compare, DeleteRange, Delivery, Keys, OpId, Outcome, Put, Range, Relation, Request, Response, Target, Txn, Watch,
 };
@@ -177,7 +177,10 @@ impl Client {
                     |key| Request::Put(Put { key, value: format!("{op}:{client}").into_bytes(), prev_kv: kind < 2, ..Put::default() });
                 match kind {
                     0..14 => put(key),
-                    14 => Request::DeleteRange(DeleteRange { keys: Keys::one(key), prev_kv: true }),
+                    14 => {
+                        let end = Some(witness::mark(&key, op));
+                        Request::DeleteRange(DeleteRange { keys: Keys { key, end }, prev_kv: true })
+                    }
                     15 if key != other => Request::Txn(Txn { success: vec![put(key), put(other)], ..Txn::default() }),
                     _ => {
                         let read = Request::Range(Range { keys: Keys::one(key.clone()), ..Range::default() });
@@ -220,11 +223,14 @@ impl Client {
         }
     }
 
+    /// Never to one revision twice, so that the log says whose a compaction is.
     async fn compact(mut self) {
+        let mut last = 0;
         while !self.recorder.stopped() {
             sleep(COMPACTION_PERIOD).await;
             let revision = self.recorder.newest_revision() - COMPACTION_KEEPS;
-            if revision > 0 {
+            if revision > last {
+                last = revision;
                 self.operate(|_| Request::Compact { revision }).await;
             }
         }

@@ -12,11 +12,14 @@ mod process;
 mod ratios;
 mod recorder;
 mod wire;
+mod witness;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Suites that need real processes. The peers (etcd, etcdctl and etcd's benchmark 3.7.1) are built into target/peers at first use.
+///
+/// Exit code: 0 nothing found, 1 something was, 2 the suite could not run, 3 a history that nobody could decide about.
 #[derive(Parser, Debug)]
 #[command(name = "tests", version)]
 struct Arguments {
@@ -55,6 +58,11 @@ fn main() -> ExitCode {
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
+        // Neither a pass nor a failure.
+        Err(undecided) if undecided.is::<quorate_checker::Undecided>() => {
+            println!("UNDECIDED: {undecided}");
+            ExitCode::from(3)
+        }
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::from(2)

@@ -245,7 +245,7 @@ mod tests {
             let (op, _) = recorder.invoke(1, put);
             recorder.returned(op, acknowledged(revision));
         }
-        let stats = quorate_checker::check(&recorder.take_records()).expect("a true history");
+        let stats = quorate_checker::check(&recorder.take_records(), None, quorate_checker::Budget::default()).expect_holds();
         assert_eq!(stats.writes, 48);
     }
 }

@@ -223,6 +223,13 @@ impl LogHalf {
         &self.consensus
     }
 
+    /// Requests of clients in the log, or on their way there, that were taken after the one of that number: for those who watch
+    /// from outside.
+    pub fn proposed_after(&self, sequence: u64) -> impl Iterator<Item = (RequestId, Ticket)> {
+        let later = self.proposed.range(sequence + 1..);
+        later.filter_map(|(sequence, proposed)| Some((self.request_id(*sequence), proposed.ticket?)))
+    }
+
     /// Whether this boot is durable.
     #[must_use]
     pub fn is_open(&self) -> bool {

@@ -1,8 +1,8 @@
-//! How long a check takes: `cargo run --release -p quorate-checker --example speed [OPERATIONS]`.
+//! How long a check takes, with and without a witness: `cargo run --release -p quorate-checker --example speed [OPERATIONS]`.
 //!
 //! Clients in turn put, read, and run small transactions on 1,000 keys of a true store, 16 at once, and one watch sees it all.
 
-use quorate_checker::{check, history::*, model::Model};
+use quorate_checker::{Budget, Entry, Step, Witness, check, history::*, model::Model};
 use std::time::Instant;
 
 const KEYS: u64 = 1_000;
@@ -27,6 +27,7 @@ fn main() {
     let operations: u64 = std::env::args().nth(1).map_or(100_000, |text| text.parse().expect("a number of operations"));
     let mut model = Model::default();
     let mut records = Vec::new();
+    let mut entries: Vec<Entry> = Vec::new();
     let watch = u64::MAX;
     let everything = Request::Watch(Watch { start_revision: 2, ..Watch::default() });
     records.push(Record::Invoke { op: watch, client: 0, at: 0, request: everything });
@@ -38,6 +39,9 @@ fn main() {
         }
         for op in round.rev() {
             let before = model.revision();
+            if request(op).is_logged() {
+                entries.push(Entry { index: entries.len() as u64 + 1, step: Step::Operation(op) });
+            }
             let response = model.apply(&request(op)).expect("valid");
             records.push(Record::Return { op, at: first + 1, outcome: Outcome::Ok { response, rank: None } });
             if model.revision() > before {
@@ -46,7 +50,25 @@ fn main() {
             }
         }
     }
-    let start = Instant::now();
-    let stats = check(&records).expect("a true history");
-    println!("{operations} operations, {} revisions, {} events: {:.3} s", stats.revision, stats.events, start.elapsed().as_secs_f64());
+    let witness = Witness { entries, is_whole: true };
+    println!("{} MiB resident with the history alone", resident_mib());
+    for (how, witness) in [("with its witness", Some(&witness)), ("by search", None)] {
+        let start = Instant::now();
+        let stats = check(&records, witness, Budget::default()).expect_holds();
+        let seconds = start.elapsed().as_secs_f64();
+        println!(
+            "{operations} operations, {} revisions, {} events, {how}: {seconds:.3} s, {} steps, {} MiB resident at most so far",
+            stats.revision,
+            stats.events,
+            stats.steps,
+            resident_mib()
+        );
+    }
+}
+
+/// The most memory that this process held so far.
+fn resident_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) >> 10
 }

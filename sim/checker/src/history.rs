@@ -235,6 +235,16 @@ impl Request {
             _ => false,
         }
     }
+
+    /// Whether it goes through the log: whatever may change something, and a txn inside a txn, whatever it holds.
+    #[must_use]
+    pub fn is_logged(&self) -> bool {
+        match self {
+            Self::Put(_) | Self::DeleteRange(_) | Self::Compact { .. } => true,
+            Self::Txn(txn) => txn.success.iter().chain(&txn.failure).any(|op| !matches!(op, Self::Range(_))),
+            Self::Range(_) | Self::Watch(_) => false,
+        }
+    }
 }
 
 impl Response {

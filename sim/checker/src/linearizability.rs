@@ -14,15 +14,16 @@
 //! done again and takes back every choice in turn.
 
 use crate::blame::{self, DeadEnd};
+use crate::budget::Meter;
 use crate::history::{Delivery, Keys, Request, Response};
 use crate::model::{FIRST_REVISION, Model, NEVER_COMPACTED};
 use crate::operation::{Answer, History, NEVER, Operation, Place, short};
 use crate::real_time;
 use crate::unknown::Evidence;
+use crate::verdict::{Failure, Undecided};
 use crate::violation::{Property, Violation};
+use crate::witness::Witness;
 
-/// Revisions replayed in vain before the search for the order of unseen operations is given up.
-const SEARCH_STEPS_MAX: u64 = 5_000_000;
 /// How many revisions after the last one that was answered are considered to explain a refusal.
 const UNSEEN_TAIL_MAX: usize = 8;
 
@@ -38,7 +39,12 @@ type Checked<T = ()> = Result<T, Violation>;
 type Step<T = ()> = Result<T, DeadEnd>;
 
 /// `finish` judges what else depends on the order; where the order is not certain, another is tried if it objects.
-pub(crate) fn check(history: &History<'_>, mut finish: impl FnMut(&Order) -> Checked) -> Checked<Order> {
+pub(crate) fn check(
+    history: &History<'_>,
+    witness: Option<&Witness>,
+    meter: &mut Meter,
+    mut finish: impl FnMut(&Order) -> Checked,
+) -> Result<Order, Failure> {
     let mut ranks = Ranks::new(history)?;
     let mut first = None;
     // A refusal may have seen what no answer has: writes of unknown outcome after the last known revision.
@@ -49,21 +55,24 @@ pub(crate) fn check(history: &History<'_>, mut finish: impl FnMut(&Order) -> Che
             real_time::check(history, order)?;
             finish(order)
         };
-        let evidence = Evidence::new(history, ranks.writers.iter().map(Option::is_none).collect());
+        let mut evidence = Evidence::new(history, ranks.writers.iter().map(Option::is_none).collect());
+        if let Some(witness) = witness {
+            evidence.narrow(witness, ranks.last)?;
+        }
         let mut replay = Replay::new(history, &ranks, &evidence, Search::Jumping);
-        let mut found = replay.run(&mut judge);
-        if found.is_err() && !replay.complete {
+        let mut found = replay.run(meter, &mut judge);
+        if matches!(found, Err(Failure::Broken(_))) && !replay.complete {
             replay = Replay::new(history, &ranks, &evidence, Search::Exhaustive);
-            found = replay.run(&mut judge);
+            found = replay.run(meter, &mut judge);
         }
         match found {
-            Err(violation) if first.is_none() && violation.property == Property::Refusal => first = Some(violation),
-            Err(_) if first.is_some() => {}
+            Err(Failure::Broken(violation)) if first.is_none() && violation.property == Property::Refusal => first = Some(violation),
+            Err(Failure::Broken(_)) if first.is_some() => {}
             done => return done.map(|()| replay.order),
         }
         ranks.extend();
     }
-    Err(first.expect("only a refusal goes round"))
+    Err(Failure::Broken(first.expect("only a refusal goes round")))
 }
 
 /// Index of a revision in arrays that begin with the second one, which the first write makes.
@@ -186,7 +195,6 @@ struct Replay<'a> {
     complete: bool,
     /// The violation that the longest attempt ended with.
     worst: Option<(i64, Violation)>,
-    steps: u64,
 }
 
 /// Which choices a dead end takes back.
@@ -222,33 +230,31 @@ impl<'a> Replay<'a> {
             search,
             complete: true,
             worst: None,
-            steps: 0,
         }
     }
 
-    fn run(&mut self, finish: &mut dyn FnMut(&Order) -> Checked) -> Checked {
-        self.check_readers().map_err(|dead_end| dead_end.violation)?;
+    fn run(&mut self, meter: &mut Meter, finish: &mut dyn FnMut(&Order) -> Checked) -> Result<(), Failure> {
+        self.check_readers(meter).map_err(|dead_end| dead_end.violation)?;
         loop {
             let done = self.order.model.revision() == self.ranks.last;
-            if done && self.worst.is_some() {
-                self.steps += self.ranks.writers.len() as u64;
+            if done {
+                meter.spend(self.history.length as u64);
             }
-            match if done { finish(&self.order).map_err(DeadEnd::anywhere) } else { self.advance() } {
+            match if done { finish(&self.order).map_err(DeadEnd::anywhere) } else { self.advance(meter) } {
                 Ok(()) if done => return Ok(()),
                 Ok(()) => {}
-                Err(dead_end) => self.backtrack(dead_end)?,
+                Err(dead_end) => self.backtrack(meter, dead_end)?,
             }
         }
     }
 
-    fn advance(&mut self) -> Step {
+    fn advance(&mut self, meter: &mut Meter) -> Step {
         let revision = self.order.model.revision() + 1;
-        self.steps += u64::from(self.worst.is_some());
         let mut candidates = match self.ranks.writers[slot(revision)] {
             Some(writer) => vec![writer],
             None => {
                 let seen = self.ranks.seen[slot(revision)];
-                let mut found = self.evidence.candidates(&self.order.model, self.floor.0, seen, |index| self.used[index]);
+                let mut found = self.evidence.candidates(&self.order.model, self.floor.0, seen, |index| self.used[index], meter);
                 self.prefer(&mut found);
                 found
             }
@@ -257,7 +263,7 @@ impl<'a> Replay<'a> {
         if !candidates.is_empty() {
             self.choices.push(Choice { revision, next_reader: self.next_reader, left: candidates, blamed: Vec::new() });
         }
-        self.write(writer)
+        self.write(meter, writer)
     }
 
     /// Sorts the likeliest last: most writes take effect in the order of their calls, and soon if ever.
@@ -269,7 +275,7 @@ impl<'a> Replay<'a> {
     }
 
     /// Takes back a choice that leaves another, and takes that.
-    fn backtrack(&mut self, mut dead_end: DeadEnd) -> Checked {
+    fn backtrack(&mut self, meter: &mut Meter, mut dead_end: DeadEnd) -> Result<(), Failure> {
         loop {
             let DeadEnd { violation, blamed } = dead_end;
             let reached = self.order.model.revision();
@@ -277,15 +283,14 @@ impl<'a> Replay<'a> {
                 self.worst = Some((reached, violation));
             }
             let Some((writer, revision, next_reader)) = self.take_back(blamed) else {
-                return Err(self.worst.take().expect("just set").1);
+                return Err(Failure::Broken(self.worst.take().expect("just set").1));
             };
             self.undo_to(revision - 1, next_reader);
-            if self.steps > SEARCH_STEPS_MAX {
-                let (_, worst) = self.worst.take().expect("just set");
-                let text = format!("gave up after {SEARCH_STEPS_MAX} revisions replayed in vain; the longest attempt ended so: {worst}");
-                return Err(Violation::new(Property::Undecided, worst.operations, worst.revision, text));
+            if meter.is_exhausted() {
+                let (_, nearest) = self.worst.take().expect("just set");
+                return Err(Failure::Undecided(Undecided { steps: meter.steps(), nearest }));
             }
-            match self.write(writer) {
+            match self.write(meter, writer) {
                 Ok(()) => return Ok(()),
                 Err(next) => dead_end = next,
             }
@@ -323,7 +328,8 @@ impl<'a> Replay<'a> {
     }
 
     /// Makes the next revision with `writer`, and asks everybody who says to have read it.
-    fn write(&mut self, writer: usize) -> Step {
+    fn write(&mut self, meter: &mut Meter, writer: usize) -> Step {
+        meter.spend(1);
         let at = self.order.model.revision();
         let operation = &self.history.operations[writer];
         let changes = match operation.answer {
@@ -337,14 +343,15 @@ impl<'a> Replay<'a> {
         self.order.writers.push(writer);
         self.used[writer] = true;
         self.floors.push(self.floor);
-        self.check_readers()
+        self.check_readers(meter)
     }
 
-    fn check_readers(&mut self) -> Step {
+    fn check_readers(&mut self, meter: &mut Meter) -> Step {
         let at = self.order.model.revision();
         let mut floor = self.floor;
         while let Some(&(_, index)) = self.ranks.readers.get(self.next_reader).filter(|(revision, _)| *revision == at) {
             self.next_reader += 1;
+            meter.spend(1);
             let operation = &self.history.operations[index];
             self.check_answer(operation, operation.response().expect("only answered ones are ranked"), at)?;
             if let Request::Compact { revision } = *operation.request {

@@ -86,7 +86,7 @@ impl Model {
 
     /// What `request` would answer and change on the state of revision `at` with everything below `floor` compacted.
     pub fn evaluate(&self, request: &Request, at: i64, floor: i64) -> Result<Evaluation, Refused> {
-        let writes = matches!(request, Request::Txn(txn) if !is_read_only(txn));
+        let writes = matches!(request, Request::Txn(_)) && request.is_logged();
         self.validate(request, at, floor, writes)?;
         let mut execution = Execution { model: self, at, current: BTreeMap::new(), order: Vec::new() };
         let response = execution.run(request);
@@ -238,11 +238,6 @@ fn satisfies(compare: &Compare, stored: Option<&Version>) -> bool {
         Relation::Greater => order.is_gt(),
         Relation::Less => order.is_lt(),
     }
-}
-
-/// Whether neither branch can write. A txn inside a txn counts as a write, whatever it holds.
-fn is_read_only(txn: &Txn) -> bool {
-    txn.success.iter().chain(&txn.failure).all(|op| matches!(op, Request::Range(_)))
 }
 
 fn key_value(key: &[u8], version: &Version) -> KeyValue {

@@ -27,16 +27,19 @@ pub struct Stats {
     pub events: u64,
     /// Open watches that wait for a change, and its revision: must be empty once all is quiet and healed.
     pub behind: Vec<(OpId, i64)>,
+    /// What the check cost: operations evaluated on the model, records judged, revisions looked at for watches.
+    pub steps: u64,
 }
 
 impl Stats {
-    pub(crate) fn new(history: &History<'_>, order: &Order, watches: Tally) -> Self {
+    pub(crate) fn new(history: &History<'_>, order: &Order, watches: Tally, steps: u64) -> Self {
         let mut stats = Self {
             operations: history.operations.len() as u64,
             revision: order.model.revision(),
             watches: history.watches.len() as u64,
             events: watches.events,
             behind: watches.behind,
+            steps: steps + watches.steps,
             ..Self::default()
         };
         for operation in &history.operations {

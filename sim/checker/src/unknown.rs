@@ -1,10 +1,14 @@
 //! Who may have made a revision that nobody was told of: operations of unknown outcome, held against what was seen of that revision.
 
+use crate::budget::Meter;
 use crate::history::{Delivery, Event, KeyValue, OpId, Request, Response, Value, Watch};
 use crate::linearizability::slot;
 use crate::model::{Change, Model};
 use crate::operation::{History, Operation, Place, short};
+use crate::violation::{Property, Violation};
+use crate::witness::{Step, Witness};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::RangeInclusive;
 
 /// Everything seen of the revisions without an acknowledged writer.
 #[derive(Debug, Default)]
@@ -20,8 +24,8 @@ pub(crate) struct Evidence<'a> {
     /// Until when a key was seen as a revision had left it: no other changed it in between.
     unchanged: HashMap<&'a [u8], BTreeMap<i64, i64>>,
     watches: Vec<Coverage<'a>>,
-    /// An operation whose value was seen as of some gap belongs there.
-    reserved: HashMap<usize, i64>,
+    /// An operation whose value was seen as of some gap belongs there; one that is in the log belongs between its neighbours.
+    reserved: HashMap<usize, RangeInclusive<i64>>,
     /// The same, by gap: where a value was seen, nobody else comes into question.
     pointed_at: HashMap<i64, Vec<usize>>,
 }
@@ -79,16 +83,17 @@ impl<'a> Evidence<'a> {
     }
 
     /// Who may have made the revision after the model's, in the order of their calls.
-    pub(crate) fn candidates(&self, model: &Model, floor: i64, seen: Place, used: impl Fn(usize) -> bool) -> Vec<usize> {
+    pub(crate) fn candidates(&self, model: &Model, floor: i64, seen: Place, used: impl Fn(usize) -> bool, meter: &mut Meter) -> Vec<usize> {
         let revision = model.revision() + 1;
         let mut found: Vec<usize> = Vec::new();
         for &index in self.pointed_at(revision).unwrap_or(&self.unknown) {
             let operation = &self.operations[index];
-            let open = operation.called < seen && !used(index) && self.reserved.get(&index).is_none_or(|&at| at == revision);
+            let open = operation.called < seen && !used(index) && self.reserved.get(&index).is_none_or(|at| at.contains(&revision));
             // Who may stand here may stand later too, so among equal requests the choice is free.
             if !open || found.iter().any(|&other| self.operations[other].request == operation.request) {
                 continue;
             }
+            meter.spend(1);
             let evaluation = model.evaluate(operation.request, model.revision(), floor);
             if evaluation.is_ok_and(|evaluation| self.fits(revision, &evaluation.changes)) {
                 found.push(index);
@@ -167,13 +172,64 @@ impl<'a> Evidence<'a> {
         for (&revision, kvs) in &self.kvs {
             for (kv, _) in kvs.iter().filter(|(_, value_shown)| *value_shown) {
                 if let Some(&[writer]) = writers.get(kv.value.as_slice()).map(Vec::as_slice) {
-                    self.reserved.insert(writer, revision);
+                    self.reserved.insert(writer, revision..=revision);
                     let pointed_at = self.pointed_at.entry(revision).or_default();
                     if !pointed_at.contains(&writer) {
                         pointed_at.push(writer);
                     }
                 }
             }
+        }
+    }
+
+    /// Takes in the end of the log: what is unknown there made revisions only between those of its answered neighbours, and what is not
+    /// there made none after them. `last` is the newest revision.
+    pub(crate) fn narrow(&mut self, witness: &Witness, last: i64) -> Result<(), Violation> {
+        let numbers: HashMap<OpId, usize> = self.operations.iter().enumerate().map(|(index, operation)| (operation.id, index)).collect();
+        let lies = |op: OpId, text: String| Violation::new(Property::Witness, [op], None, text);
+        let mut before = None;
+        let mut first = None;
+        // Unknown ones since the last answered one.
+        let mut open: Vec<usize> = Vec::new();
+        let mut in_log = HashSet::new();
+        for entry in &witness.entries {
+            let Step::Operation(op) = entry.step else { continue };
+            let index =
+                *numbers.get(&op).ok_or_else(|| lies(op, format!("entry {} is of operation {op}, which nobody called", entry.index)))?;
+            if !in_log.insert(index) {
+                return Err(lies(op, format!("operation {op} is in the log twice, for the second time as entry {}", entry.index)));
+            }
+            let operation = &self.operations[index];
+            let Some(revision) = operation.response().map(Response::revision) else {
+                open.push(index);
+                continue;
+            };
+            if before.is_some_and(|before| revision < before) {
+                let text = format!("{operation}, entry {}, made an older revision than an entry before it", entry.index);
+                return Err(Violation::new(Property::LogOrder, [op], Some(revision), text));
+            }
+            let until = revision - i64::from(operation.claims_change());
+            self.bind(&open, before.unwrap_or(0) + 1, until, before.is_some());
+            open.clear();
+            first.get_or_insert(until);
+            before = Some(revision);
+        }
+        self.bind(&open, before.unwrap_or(0) + 1, last, before.is_some());
+        if let Some(first) = first {
+            for &index in self.unknown.iter().filter(|index| !in_log.contains(index)) {
+                self.reserved.entry(index).or_insert(0..=first);
+            }
+        }
+        Ok(())
+    }
+
+    /// These operations, in the order of the log, made revisions from `from` through `until` only; if `alone`, nobody else made one there.
+    fn bind(&mut self, operations: &[usize], from: i64, until: i64, alone: bool) {
+        for &index in operations {
+            self.reserved.entry(index).or_insert(from..=until);
+        }
+        for revision in (from..=until).filter(|_| alone) {
+            self.pointed_at.entry(revision).or_insert_with(|| operations.to_vec());
         }
     }
 

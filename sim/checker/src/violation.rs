@@ -32,8 +32,12 @@ pub enum Property {
     Refusal,
     /// Compactions only go forward and hold for whoever comes later.
     Compaction,
+    /// What was acknowledged is in the log.
+    Acknowledged,
     /// The log's order and the revisions' order are one.
     LogOrder,
+    /// The witness makes sense. A break may be the fault of whoever read the log.
+    Witness,
     /// A member does not show a client an older state than it showed it before.
     Session,
     /// Watch: events arrive in the order of revisions.
@@ -50,8 +54,6 @@ pub enum Property {
     WatchPreviousValue,
     /// Watch: it ends as compacted only when something it still needed was compacted, and then it ends.
     WatchCancel,
-    /// The search for the order of unseen operations of unknown outcome was given up.
-    Undecided,
 }
 
 impl fmt::Display for Violation {

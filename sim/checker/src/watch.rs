@@ -17,6 +17,8 @@ pub(crate) struct Tally {
     pub(crate) events: u64,
     /// Watches still open, and the revision of the change each waits for.
     pub(crate) behind: Vec<(OpId, i64)>,
+    /// Deliveries judged and revisions looked at.
+    pub(crate) steps: u64,
 }
 
 pub(crate) fn check(history: &History<'_>, model: &Model) -> Checked<Tally> {
@@ -80,6 +82,7 @@ impl<'a> Judge<'a> {
         {
             tally.behind.push((self.watch.id, revision));
         }
+        tally.steps += self.watch.deliveries.len() as u64 + u64::try_from(self.searched - self.from).unwrap_or(0);
         Ok(())
     }
 

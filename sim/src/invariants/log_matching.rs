@@ -34,7 +34,12 @@ pub(super) fn follow(facts: &mut Facts, member: usize, consensus: &Consensus) ->
                 return Err((Checker::LogMatching, text));
             }
             Some(_) => {}
-            None => facts.known[at].push((entry.id.term, chain)),
+            None => {
+                facts.known[at].push((entry.id.term, chain));
+                if let Payload::Command { request, command } = &entry.payload {
+                    facts.commands.insert((index, entry.id.term), (*request, command.clone()));
+                }
+            }
         }
     }
     Ok(())

@@ -8,6 +8,7 @@ mod election_safety;
 mod leader_completeness;
 mod log_matching;
 mod mirror;
+mod read_sees_committed;
 mod revision_monotone;
 mod state_behind_log;
 mod state_machine_safety;
@@ -15,7 +16,9 @@ mod vote_once;
 
 use crate::clock::Nanos;
 use crate::trace::Hash128;
+use bytes::Bytes;
 use mirror::Mirror;
+use quorate_checker::history::OpId;
 use quorate_core::consensus::{Consensus, Envelope, Message, RaftMessage, Role};
 use quorate_core::types::{LogId, LogIndex, RequestId, Revision, Term, WriteNumber};
 use std::{collections::BTreeMap, fmt, str::FromStr};
@@ -32,6 +35,7 @@ pub enum Checker {
     VoteOnce,
     DurableLogSurvives,
     RevisionMonotone,
+    ReadSeesCommitted,
     /// A member stopped, or distrusted another, without a fault that explains it.
     Health,
     /// An assertion of the code itself.
@@ -40,8 +44,6 @@ pub enum Checker {
     Watch,
     Digests,
     Liveness,
-    /// A linearizable read saw less than was committed when it arrived.
-    ReadSeesCommitted,
     /// A member took what its quota forbids.
     Quota,
     StateBehindLog,
@@ -59,13 +61,13 @@ impl Checker {
         Self::VoteOnce,
         Self::DurableLogSurvives,
         Self::RevisionMonotone,
+        Self::ReadSeesCommitted,
         Self::Health,
         Self::Assertion,
         Self::Linearizability,
         Self::Watch,
         Self::Digests,
         Self::Liveness,
-        Self::ReadSeesCommitted,
         Self::Quota,
         Self::StateBehindLog,
         Self::BootGate,
@@ -105,6 +107,8 @@ pub struct Facts {
     committed: Vec<(Term, Hash128)>,
     /// The term in which an entry was first seen committed.
     committed_in: Vec<Term>,
+    /// Every command that any member ever had in its log.
+    commands: BTreeMap<(u64, Term), (RequestId, Bytes)>,
     requests: BTreeMap<RequestId, u64>,
     leaders: BTreeMap<Term, usize>,
     pub elections: u64,
@@ -131,6 +135,7 @@ impl Checks {
                 known: Vec::new(),
                 committed: Vec::new(),
                 committed_in: Vec::new(),
+                commands: BTreeMap::new(),
                 requests: BTreeMap::new(),
                 leaders: BTreeMap::new(),
                 elections: 0,
@@ -230,6 +235,20 @@ impl Checks {
     pub fn on_published(&mut self, member: usize, revision: Revision, applied: LogId) {
         let monotone = self.revisions.published(member, revision, applied);
         self.note(monotone);
+    }
+
+    /// A linearizable read that arrived when that was committed is answered from a state that has the log through `applied`.
+    pub fn on_read_answered(&mut self, member: usize, op: OpId, committed: LogIndex, applied: LogIndex) {
+        let sees = read_sees_committed::check(member, op, committed, applied);
+        self.note(sees);
+    }
+
+    /// The commands of the committed log, in its order.
+    pub fn committed_commands(&self) -> impl Iterator<Item = (u64, RequestId, &Bytes)> {
+        (1..).zip(&self.facts.committed).filter_map(|(index, (term, _))| {
+            let (request, command) = self.facts.commands.get(&(index, *term))?;
+            Some((index, *request, command))
+        })
     }
 
     #[must_use]

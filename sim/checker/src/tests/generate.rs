@@ -1,7 +1,9 @@
-//! Random valid histories: several clients at once on one sequential store, with watches that lag, stale reads and lost answers.
+//! Random valid histories and their witnesses: several clients at once on one sequential store, with watches that lag, stale reads and
+//! lost answers.
 
 use crate::history::*;
-use crate::model::{FIRST_REVISION, Model};
+use crate::model::{FIRST_REVISION, Model, NEVER_COMPACTED};
+use crate::{Entry, Step, Witness};
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{RngCore, SeedableRng},
@@ -33,7 +35,10 @@ impl Settings {
 /// Where a client's operation stands.
 enum Stage {
     Called,
-    Done(Result<Response, Refused>),
+    Done {
+        answer: Result<Response, Refused>,
+        place: usize,
+    },
     /// The client was told that nobody knows.
     Lost,
 }
@@ -59,12 +64,20 @@ pub(super) struct Generator {
     flights: Vec<Flight>,
     idle: Vec<ClientId>,
     watches: Vec<OpenWatch>,
-    shown: Vec<i64>,
+    /// The operations of the log, and revision and floor before the first and after each.
+    log: Vec<OpId>,
+    states: Vec<(i64, i64)>,
+    /// The newest place in the log that each client was shown.
+    shown: Vec<usize>,
     next_op: OpId,
     at: Nanos,
 }
 
 pub(super) fn history(seed: u64, settings: Settings) -> Vec<Record> {
+    history_and_witness(seed, settings).0
+}
+
+pub(super) fn history_and_witness(seed: u64, settings: Settings) -> (Vec<Record>, Witness) {
     let clients = u32::try_from(settings.clients).expect("few clients");
     let mut generator = Generator {
         rng: ChaCha8Rng::seed_from_u64(seed),
@@ -73,13 +86,17 @@ pub(super) fn history(seed: u64, settings: Settings) -> Vec<Record> {
         flights: Vec::new(),
         idle: (0..clients).collect(),
         watches: Vec::new(),
-        shown: vec![FIRST_REVISION; settings.clients],
+        log: Vec::new(),
+        states: vec![(FIRST_REVISION, NEVER_COMPACTED)],
+        shown: vec![0; settings.clients],
         next_op: 0,
         at: 0,
         settings,
     };
     generator.run();
-    generator.records
+    // Indexes with holes, as where entries are nobody's operation.
+    let entries = (1..).zip(generator.log).map(|(place, op)| Entry { index: 3 * place, step: Step::Operation(op) }).collect();
+    (generator.records, Witness { entries, is_whole: true })
 }
 
 impl Generator {
@@ -155,21 +172,28 @@ impl Generator {
         }
         let index = self.rng.next_u64() as usize % self.flights.len();
         let shown = self.shown[self.flights[index].client as usize];
-        let stale = self.model.revision() - shown + 1;
-        let back = self.below(stale.max(1) as u64) as i64;
+        let stale = shown + self.rng.next_u64() as usize % (self.states.len() - shown);
         let flight = &mut self.flights[index];
-        match flight.stage {
-            Stage::Called if flight.request.is_serializable() => {
-                let at = self.model.revision() - back;
-                let answer = self.model.evaluate(&flight.request, at, self.model.compacted()).map(|evaluation| evaluation.response);
-                flight.stage = Stage::Done(answer);
+        let lost = match flight.stage {
+            Stage::Called => false,
+            Stage::Lost => true,
+            Stage::Done { .. } => return,
+        };
+        let (place, answer) = if flight.request.is_serializable() {
+            let (at, floor) = self.states[stale];
+            (stale, self.model.evaluate(&flight.request, at, floor).map(|evaluation| evaluation.response))
+        } else {
+            let answer = self.model.apply(&flight.request);
+            if flight.request.is_logged() {
+                self.log.push(flight.op);
+                self.states.push((self.model.revision(), self.model.compacted()));
             }
-            Stage::Called => flight.stage = Stage::Done(self.model.apply(&flight.request)),
-            Stage::Lost => {
-                let _ = self.model.apply(&flight.request);
-                self.flights.swap_remove(index);
-            }
-            Stage::Done(_) => {}
+            (self.states.len() - 1, answer)
+        };
+        if lost {
+            self.flights.swap_remove(index);
+        } else {
+            flight.stage = Stage::Done { answer, place };
         }
     }
 
@@ -186,15 +210,16 @@ impl Generator {
             Stage::Lost => return,
             Stage::Called if lost => Outcome::Unknown,
             Stage::Called => return flight.stage = Stage::Called,
-            Stage::Done(answer) => {
+            Stage::Done { answer, place } => {
+                let may_be_stale = flight.request.is_serializable();
                 self.flights.swap_remove(index);
+                if !lost && (may_be_stale || answer.is_ok()) {
+                    let shown = &mut self.shown[client as usize];
+                    *shown = (*shown).max(place);
+                }
                 match answer {
                     _ if lost => Outcome::Unknown,
-                    Ok(response) => {
-                        let shown = &mut self.shown[client as usize];
-                        *shown = (*shown).max(response.revision());
-                        Outcome::Ok { response, rank: None }
-                    }
+                    Ok(response) => Outcome::Ok { response, rank: None },
                     Err(refused) => Outcome::Refused(refused),
                 }
             }

@@ -1,3 +1,5 @@
 mod agreement;
 mod generate;
 mod planted;
+mod script;
+mod witness;

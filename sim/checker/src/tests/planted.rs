@@ -1,124 +1,13 @@
 //! Each kind of lie is found and called by its name.
 
-use crate::{Property, check, history::*, model::Model};
+use super::script::{Script, delete, get, get_at, put, stale_get, three_writes, two_puts};
+use crate::{Budget, Property, Verdict, check, history::*};
 
 /// Writes of unknown outcome whose order nobody saw: too many to try them all.
 const MANY: i64 = 13;
 
-/// Builds a history by hand on a true store; the lies are told by the tests.
-#[derive(Default)]
-struct Script {
-    records: Vec<Record>,
-    model: Model,
-    ops: OpId,
-}
-
-impl Script {
-    fn call(&mut self, request: Request) -> OpId {
-        self.ops += 1;
-        let at = self.records.len() as Nanos;
-        self.records.push(Record::Invoke { op: self.ops, client: 1, at, request });
-        self.ops
-    }
-
-    fn answer(&mut self, op: OpId, outcome: Outcome) {
-        let at = self.records.len() as Nanos;
-        self.records.push(Record::Return { op, at, outcome });
-    }
-
-    fn ok(&mut self, op: OpId, response: Response) {
-        self.answer(op, Outcome::Ok { response, rank: None });
-    }
-
-    /// One operation from call to return, answered truly.
-    fn done(&mut self, request: Request) -> Response {
-        let op = self.call(request.clone());
-        let answer = self.model.apply(&request);
-        match &answer {
-            Ok(response) => self.ok(op, response.clone()),
-            Err(refused) => self.answer(op, Outcome::Refused(refused.clone())),
-        }
-        answer.unwrap_or(Response::Compact { revision: 0 })
-    }
-
-    /// An operation whose answer is lost; whether it is `carried_out` nobody says.
-    fn lost(&mut self, request: Request, carried_out: bool) -> OpId {
-        let op = self.call(request.clone());
-        if carried_out {
-            self.model.apply(&request).expect("valid");
-        }
-        self.answer(op, Outcome::Unknown);
-        op
-    }
-
-    fn watch(&mut self, watch: Watch) -> OpId {
-        let op = self.call(Request::Watch(watch));
-        self.ok(op, Response::Watch { revision: self.model.revision() });
-        op
-    }
-
-    fn deliver(&mut self, watch: OpId, delivery: Delivery) {
-        let at = self.records.len() as Nanos;
-        self.records.push(Record::Delivered { watch, at, delivery });
-    }
-
-    fn events(&mut self, watch: OpId, events: Vec<Event>) {
-        self.deliver(watch, Delivery::Events { revision: self.model.revision(), events });
-    }
-
-    fn true_events(&self, revision: i64) -> Vec<Event> {
-        self.model.events(revision).map(|event| Event { prev_kv: None, ..event }).collect()
-    }
-
-    #[track_caller]
-    fn breaks(&self, property: Property) {
-        match check(&self.records) {
-            Err(violation) => assert_eq!(violation.property, property, "{violation}"),
-            Ok(stats) => panic!("nothing found: {stats:?}"),
-        }
-    }
-
-    #[track_caller]
-    fn holds(&self) -> crate::Stats {
-        check(&self.records).unwrap_or_else(|violation| panic!("{violation}"))
-    }
-}
-
-fn put(key: &str, value: &str) -> Request {
-    Request::Put(Put { key: key.into(), value: value.into(), ..Put::default() })
-}
-
-fn get(key: &str) -> Request {
-    Request::Range(Range { keys: Keys::one(key), ..Range::default() })
-}
-
-fn get_at(key: &str, revision: i64) -> Request {
-    Request::Range(Range { keys: Keys::one(key), revision, ..Range::default() })
-}
-
-fn stale_get(key: &str) -> Request {
-    Request::Range(Range { keys: Keys::one(key), serializable: true, ..Range::default() })
-}
-
-fn delete(key: &str) -> Request {
-    Request::DeleteRange(DeleteRange { keys: Keys::one(key), prev_kv: false })
-}
-
-fn two_puts(a: &str, b: &str) -> Request {
-    Request::Txn(Txn { success: vec![put(a, "1"), put(b, "1")], ..Txn::default() })
-}
-
 fn many_puts(prefix: &str) -> impl Iterator<Item = Request> {
     (1..=MANY).map(move |n| put(&format!("{prefix}{n}"), ""))
-}
-
-/// Three writes of `a` and `b`, the last of both at once: revisions 2, 3, 4.
-fn three_writes() -> Script {
-    let mut script = Script::default();
-    script.done(put("a", "first"));
-    script.done(put("b", "second"));
-    script.done(two_puts("a", "b"));
-    script
 }
 
 #[test]
@@ -289,7 +178,7 @@ fn a_member_that_goes_back_within_a_session_is_found() {
     let op = script.call(stale_get("a"));
     let old = script.model.evaluate(&stale_get("a"), 2, -1).expect("valid").response;
     script.ok(op, old);
-    let mut elsewhere = Script { records: script.records.clone(), ..Script::default() };
+    let mut elsewhere = Script { records: script.records.clone(), log: script.log.clone(), ..Script::default() };
     script.breaks(Property::Session);
 
     elsewhere.records.insert(5, Record::Attached { client: 1, at: 4, member: 2 });
@@ -321,13 +210,12 @@ fn a_lost_answer_holds_whether_it_was_done_or_not() {
 #[test]
 fn a_creation_seen_later_settles_its_revision() {
     let mut script = Script::default();
-    for put in many_puts("b") {
-        script.lost(put, false);
-    }
+    let others: Vec<_> = many_puts("b").map(|put| script.lost(put, false)).collect();
     // Took effect before all others.
     script.lost(put("a", ""), true);
-    for put in many_puts("b") {
+    for (op, put) in others.into_iter().zip(many_puts("b")) {
         script.model.apply(&put).expect("valid");
+        script.logged(op);
     }
     script.done(put("a", ""));
     script.done(get("a"));
@@ -542,7 +430,8 @@ fn a_violation_explains_itself() {
     let op = script.call(get("a"));
     let old = script.model.evaluate(&get("a"), 2, -1).expect("valid").response;
     script.ok(op, old);
-    let text = check(&script.records).expect_err("stale").to_string();
+    let Verdict::Broken(violation) = check(&script.records, None, Budget::default()) else { panic!("stale") };
+    let text = violation.to_string();
     for part in ["RealTime broken at revision 2", "operation 4 of client 1", "revision 4 had already been answered: operation 3"] {
         assert!(text.contains(part), "{text} lacks {part:?}");
     }
