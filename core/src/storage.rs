@@ -9,7 +9,7 @@ use core::{fmt, ops::ControlFlow};
 /// Any error is final: the host says `DiskFailed` and does nothing more.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum WalOp {
-    /// Make a segment file of `length` zero bytes. It may already exist if an earlier life was cut short; then it is made anew.
+    /// Make a segment file of `length` zero bytes: it has its name only once they are on stable storage. It may already exist if an earlier life was cut short; then it is made anew.
     Create { segment: SegmentId, length: u64 },
     /// Rename a retired segment, content and all, to a new id. Its old records are told apart by segment id and checksum seed.
     Recycle { from: SegmentId, to: SegmentId },

@@ -64,8 +64,6 @@ struct File {
     durable: BTreeMap<u64, Sector>,
     /// Written since the last sync: the sector as it would be, and the bytes of it that were written.
     volatile: BTreeMap<u64, (Sector, Range<usize>)>,
-    /// The length and the zeros are on stable storage.
-    settled: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -264,7 +262,6 @@ impl File {
         for (sector, (content, _)) in std::mem::take(&mut self.volatile) {
             self.settle(sector, content);
         }
-        self.settled = true;
     }
 
     fn settle(&mut self, sector: u64, content: Sector) {
@@ -287,11 +284,6 @@ impl File {
             } else {
                 counters.sectors_lost += 1;
             }
-        }
-        if !std::mem::replace(&mut self.settled, true) {
-            // A file that was never synced may be shorter than it was made.
-            let end = self.durable.keys().next_back().map_or(0, |sector| (sector + 1) * SECTOR as u64);
-            self.length = if one_in(rng, 2) { self.length.min(end) } else { self.length };
         }
     }
 
