@@ -69,12 +69,17 @@ impl Parameters {
             limits.append_bytes = chance.between(100, 600) as usize;
             limits.inflight_appends = if chance.permille(500) { 1 } else { chance.between(2, 3) as usize };
             limits.inflight_bytes = chance.between(200, 4_000) as usize;
+            limits.unapplied_bytes = chance.between(2_000, 40_000) as usize;
             limits.unapplied_entries = chance.between(8, 60);
             limits.pending_proposals = chance.between(4, 16) as usize;
             limits.pending_reads = chance.between(4, 16) as usize;
             limits.forward_window = chance.between(16, 64) as usize;
             machine.unpersisted_bytes = chance.between(500, 8_000) as usize;
             hub.stream_bytes = chance.between(100, 2_000) as usize;
+            hub.hub_bytes = chance.between(400, 8_000) as usize;
+            hub.slice_bytes = chance.between(200, 4_000) as usize;
+            hub.fragment_bytes = chance.between(200, 2_000) as usize;
+            hub.hub_watches = chance.between(2, 6) as usize;
             member.limits.tickets = chance.between(16, 64) as usize;
             wal.segment_bytes = chance.between(4 << 10, 16 << 10);
             wal.spare_segments = chance.below(3) as usize;
