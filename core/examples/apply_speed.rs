@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use quorate_core::command::{Command, KeyRange, Put, Range};
 use quorate_core::consensus::{Entry, Payload};
-use quorate_core::effect::{MachineEffect, MachineInput};
 use quorate_core::machine::{Machine, MachineLimits, MachineSettings, encode_command};
+use quorate_core::machine::{MachineEffect, MachineInput};
 use quorate_core::storage::{Direction, ReadFailed, StateReader, Table};
 use quorate_core::types::{Boot, LogId, LogIndex, MemberId, RequestId, Term};
 use std::ops::ControlFlow;

@@ -4,11 +4,12 @@
 //! arguments, effects are data, and whoever hosts an actor carries them out. The simulator hosts the same actors as production.
 //!
 //! ```text
-//!  client ─> web ─ propose ─> Consensus ─ Write ─> WAL
-//!                                │   ^ Durable ────┘
-//!                                ├─ Send ─> other members
-//!                                └─ Committed ─> Machine ─ Reply, Publish(View) ─> web, watch hubs
-//!                                                  └─ Commit ─> state store, written behind
+//!  client ─> web ─ ticket ─> LogHalf ── Wal ──> WAL
+//!                             │  ^ └─ Send ─> other members
+//!                       Order v  │ Report
+//!                            StateHalf ─ Answer, Publish(View) ─> web, watch hubs
+//!                                └─ Store ─> state store, written behind
+//!  LogHalf = Consensus and clients' requests, StateHalf = Machine and their answers: see [`member`]
 //! ```
 #![no_std]
 #![forbid(unsafe_code)]
@@ -18,7 +19,6 @@ extern crate alloc;
 pub mod codec;
 pub mod command;
 pub mod consensus;
-pub mod effect;
 pub mod entry;
 pub mod machine;
 pub mod member;

@@ -8,8 +8,8 @@ use quorate_core::command::{
     Alarm, AlarmChange, AlarmKind, Command, Compact, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, MemberAttributes, Op,
     Put, Range, SortOrder, SortTarget, Txn,
 };
+use quorate_core::consensus::Proposal;
 use quorate_core::consensus::{Configuration, Entry, Envelope, ForwardMessage, ForwardRefusal, Message, Payload, RaftMessage, ReadMessage};
-use quorate_core::effect::Proposal;
 use quorate_core::types::{Boot, LeaseId, LogId, LogIndex, MemberId, ReadId, RequestId, Revision, Term};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{

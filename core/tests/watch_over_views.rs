@@ -1,20 +1,23 @@
 //! Watches on a real store: written, persisted, compacted, swept and retired while they read, live from memory and late from
 //! disk. What each is given is compared with a list of every change there was.
 
+#[path = "support/rows.rs"]
+mod rows;
 #[path = "support/store.rs"]
 mod store;
 
 use bytes::Bytes;
 use quorate_core::command::{Command, Compact, DeleteRange, KeyRange, Op, Put, Txn};
 use quorate_core::consensus::{Configuration, Entry, Payload};
-use quorate_core::effect::{MachineEffect, MachineInput};
 use quorate_core::machine::{Machine, MachineLimits, MachineSettings, encode_command};
+use quorate_core::machine::{MachineEffect, MachineInput};
 use quorate_core::mvcc::{EncodedKeyValue, EventKind, KeyValue, View};
 use quorate_core::storage::{Table, WriteBatch};
 use quorate_core::types::{BatchNumber, Boot, LogId, LogIndex, MemberId, Now, RequestId, Revision, StreamId, Term, WatchId};
 use quorate_core::watch::{Canceled, Hub, HubEffect, HubInput, HubLimits, WatchEvent, WatchRequest};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
+use rows::count;
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -190,9 +193,9 @@ impl World {
                 MachineEffect::Persist { number, batch, .. } => self.commits.push_back((number, batch)),
                 MachineEffect::SyncState => self.sync(),
                 MachineEffect::Retire { table, below } => {
-                    let before = self.store.count(Table::Recent);
+                    let before = count(&self.store, Table::Recent);
                     self.store.retire(table, below);
-                    self.reached.retired += before - self.store.count(Table::Recent);
+                    self.reached.retired += before - count(&self.store, Table::Recent);
                 }
                 MachineEffect::Reply(..) | MachineEffect::Applied(_) => {}
                 MachineEffect::Fatal(reason) => panic!("{reason}"),

@@ -32,7 +32,7 @@ struct Framed {
     command: Command,
 }
 
-/// A command in its frame, as [`crate::effect::Proposal`] carries it.
+/// A command in its frame, as [`crate::consensus::Proposal`] carries it.
 #[must_use]
 pub fn encode_command(command: &Command) -> Bytes {
     let mut out = Vec::new();

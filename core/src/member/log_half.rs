@@ -8,7 +8,7 @@ use super::request::{Answer, Body, Prepared, Request, Ticket};
 use super::tickets::Due;
 use crate::command::{Alarm, AlarmChange, AlarmKind, Command, RaftStatus, Refusal};
 use crate::consensus::{self, Configuration, Consensus, Entry, Envelope, Message, RaftMessage, Role};
-use crate::effect::{ConsensusEffect, ConsensusInput, Proposal};
+use crate::consensus::{ConsensusEffect, ConsensusInput, Proposal};
 use crate::mutant::{Mutant, planted};
 use crate::storage::WalOp;
 use crate::types::{Boot, LogIndex, MemberId, Monotonic, Now, ReadId, RequestId, SegmentId, Term, WriteNumber};

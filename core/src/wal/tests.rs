@@ -6,7 +6,7 @@ mod planning;
 mod torn;
 
 use super::*;
-use crate::effect::Proposal;
+use crate::consensus::Proposal;
 use crate::storage::WalOp;
 use crate::types::{RequestId, WriteNumber};
 use alloc::vec;

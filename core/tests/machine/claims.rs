@@ -1,6 +1,7 @@
 //! One claim about the machine per test.
 
 use crate::model::Model;
+use crate::rows::count;
 use crate::store::MemoryStore;
 use bytes::Bytes;
 use quorate_core::command::{
@@ -8,8 +9,8 @@ use quorate_core::command::{
     MemberAttributes, Op, OpReply, Put, Range, Refusal, Reply, SortTarget, TXN_DEPTH_MAX, Txn,
 };
 use quorate_core::consensus::{Configuration, Entry, Payload};
-use quorate_core::effect::{MachineEffect, MachineInput};
 use quorate_core::machine::{Machine, MachineLimits, MachineSettings, decode_command, encode_command, validate};
+use quorate_core::machine::{MachineEffect, MachineInput};
 use quorate_core::storage::{Direction, RowOp, StateReader, Table};
 use quorate_core::types::{BatchNumber, Boot, LeaseId, LogId, LogIndex, MemberId, RequestId, Revision, RevisionId, Term};
 use std::ops::ControlFlow;
@@ -720,5 +721,5 @@ fn a_model_and_a_machine_start_alike() {
     assert_eq!((view.revision().0, view.compacted().0, view.key_count()), (model.revision, model.floor, model.live_count() as u64));
     assert_eq!(view.range(&get("a")), model.range(&get("a"), model.now()));
     assert!(model.events_from(0).is_empty() && model.at(b"a", 1).is_none() && model.changes.is_empty());
-    assert_eq!((member.store.count(Table::Recent), Model::validate(&Txn::default(), 0)), (0, Ok(())));
+    assert_eq!((count(&member.store, Table::Recent), Model::validate(&Txn::default(), 0)), (0, Ok(())));
 }

@@ -1,6 +1,7 @@
 //! A million random operations: the store equals its model, whatever is persisted, swept, evicted or reopened meanwhile.
 
 use crate::model::{Instant, Model};
+use crate::rows::count;
 use crate::store::MemoryStore;
 use bytes::Bytes;
 use quorate_core::command::{
@@ -8,8 +9,8 @@ use quorate_core::command::{
     Txn,
 };
 use quorate_core::consensus::{Configuration, Entry, Payload};
-use quorate_core::effect::{MachineEffect, MachineInput};
 use quorate_core::machine::{Machine, MachineLimits, MachineSettings, encode_command, validate};
+use quorate_core::machine::{MachineEffect, MachineInput};
 use quorate_core::mvcc::{Event, EventKind, KeyValue, View};
 use quorate_core::storage::{Table, WriteBatch};
 use quorate_core::types::{BatchNumber, Boot, LeaseId, LogId, LogIndex, MemberId, RequestId, Revision, Term};
@@ -500,9 +501,9 @@ impl World {
         let live = self.model.live_count();
         let last = self.model.events_from(now.revision).len();
         // A key deleted at the floor itself keeps its settled row until the floor moves on.
-        let settled = self.store.count(Table::Settled);
+        let settled = count(&self.store, Table::Settled);
         assert!(settled <= live + last, "{settled} settled of {live} live keys");
-        assert_eq!(self.store.count(Table::Recent), last, "rows below the floor are left");
+        assert_eq!(count(&self.store, Table::Recent), last, "rows below the floor are left");
         assert_eq!(self.view.key_count(), live as u64);
         let mut out = vec![];
         self.machine.flush(&mut out);

@@ -4,5 +4,7 @@ mod a_broken_store;
 mod claims;
 mod equals_a_model;
 mod model;
+#[path = "../support/rows.rs"]
+mod rows;
 #[path = "../support/store.rs"]
 mod store;

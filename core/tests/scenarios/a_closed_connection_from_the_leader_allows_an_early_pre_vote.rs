@@ -1,7 +1,7 @@
 //! The operating system tells that the leader's process is gone long before an election timeout does.
 
 use crate::world::{ELECTION_TIMEOUT, World};
-use quorate_core::effect::ConsensusInput;
+use quorate_core::consensus::ConsensusInput;
 use quorate_core::types::MemberId;
 
 #[test]

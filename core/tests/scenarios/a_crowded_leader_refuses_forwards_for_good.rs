@@ -2,8 +2,8 @@
 
 use crate::world::{Options, World};
 use quorate_core::command::Refusal;
+use quorate_core::consensus::ConsensusEffect;
 use quorate_core::consensus::{Envelope, ForwardMessage, Limits, Message};
-use quorate_core::effect::ConsensusEffect;
 
 fn is_forward(envelope: &Envelope) -> bool {
     matches!(envelope.message, Message::Forward(ForwardMessage::Request(_)))

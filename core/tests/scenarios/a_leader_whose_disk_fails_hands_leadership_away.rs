@@ -1,8 +1,8 @@
 //! A leader that can make nothing durable any more writes nothing, and hands leadership to the best follower.
 
 use crate::world::World;
+use quorate_core::consensus::ConsensusInput;
 use quorate_core::consensus::Role;
-use quorate_core::effect::ConsensusInput;
 
 #[test]
 fn a_leader_whose_disk_fails_hands_leadership_away() {

@@ -2,7 +2,7 @@
 
 use crate::world::{ELECTION_TIMEOUT, World};
 use quorate_core::command::Refusal;
-use quorate_core::effect::ConsensusEffect;
+use quorate_core::consensus::ConsensusEffect;
 
 #[test]
 fn a_lost_forward_ends_as_unknown() {

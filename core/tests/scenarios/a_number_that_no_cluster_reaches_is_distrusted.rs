@@ -2,8 +2,8 @@
 //! the message is dropped and its sender distrusted, and the cluster elects and writes as before.
 
 use crate::world::World;
+use quorate_core::consensus::ConsensusEffect;
 use quorate_core::consensus::{Entry, Message, Payload, RaftMessage, ReadMessage, Role};
-use quorate_core::effect::ConsensusEffect;
 use quorate_core::types::{LogId, LogIndex, ReadId, Term};
 
 const END: LogId = LogId { term: Term(2), index: LogIndex(u64::MAX) };

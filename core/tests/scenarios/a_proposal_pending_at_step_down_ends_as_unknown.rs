@@ -2,7 +2,7 @@
 
 use crate::world::World;
 use quorate_core::command::Refusal;
-use quorate_core::effect::ConsensusEffect;
+use quorate_core::consensus::ConsensusEffect;
 
 #[test]
 fn a_proposal_pending_at_step_down_ends_as_unknown() {

@@ -1,8 +1,8 @@
 //! While a member's disk stands still, what waits for it is bounded: writes under way, and messages that promise what they contain.
 
 use crate::world::{Options, World};
+use quorate_core::consensus::ConsensusEffect;
 use quorate_core::consensus::{Entry, Message, Payload, RaftMessage};
-use quorate_core::effect::ConsensusEffect;
 use quorate_core::types::{LogId, LogIndex, Term};
 
 /// As `OUTSTANDING_WRITES_MAX` has it.

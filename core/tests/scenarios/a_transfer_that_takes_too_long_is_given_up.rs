@@ -1,8 +1,8 @@
 //! A transfer to a member that does not answer ends after an election timeout; what was held meanwhile is served or refused.
 
 use crate::world::World;
+use quorate_core::consensus::ConsensusInput;
 use quorate_core::consensus::Role;
-use quorate_core::effect::ConsensusInput;
 use quorate_core::types::MemberId;
 
 #[test]

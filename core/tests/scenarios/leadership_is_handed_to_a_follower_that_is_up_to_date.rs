@@ -2,8 +2,8 @@
 //! (Raft thesis §3.10).
 
 use crate::world::World;
+use quorate_core::consensus::ConsensusInput;
 use quorate_core::consensus::Role;
-use quorate_core::effect::ConsensusInput;
 use quorate_core::types::MemberId;
 
 #[test]

@@ -2,8 +2,8 @@
 
 use crate::world::{Options, World};
 use quorate_core::command::Refusal;
+use quorate_core::consensus::{ConsensusEffect, ConsensusInput};
 use quorate_core::consensus::{Limits, Message, ReadMessage};
-use quorate_core::effect::{ConsensusEffect, ConsensusInput};
 use quorate_core::types::{Boot, MemberId, ReadId};
 
 /// As `READS_PER_MESSAGE` has it.

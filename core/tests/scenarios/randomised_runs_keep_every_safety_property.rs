@@ -6,8 +6,8 @@
 
 use crate::world::{Chaos, ELECTION_TIMEOUT, Options, World, chance};
 use quorate_core::command::Refusal;
+use quorate_core::consensus::{ConsensusEffect, ConsensusInput};
 use quorate_core::consensus::{Limits, Role};
-use quorate_core::effect::{ConsensusEffect, ConsensusInput};
 use quorate_core::types::{MemberId, RequestId};
 use rand_core::RngCore;
 use std::time::Duration;

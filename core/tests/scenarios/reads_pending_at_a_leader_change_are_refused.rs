@@ -2,8 +2,8 @@
 
 use crate::world::World;
 use quorate_core::command::Refusal;
+use quorate_core::consensus::ConsensusEffect;
 use quorate_core::consensus::{Message, RaftMessage};
-use quorate_core::effect::ConsensusEffect;
 
 #[test]
 fn reads_pending_at_a_leader_change_are_refused() {

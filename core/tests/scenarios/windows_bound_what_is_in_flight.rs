@@ -1,8 +1,8 @@
 //! To a follower that does not answer, no more is sent than its window holds, in messages and in bytes.
 
 use crate::world::{Options, World};
+use quorate_core::consensus::ConsensusEffect;
 use quorate_core::consensus::{Limits, Message, RaftMessage};
-use quorate_core::effect::ConsensusEffect;
 
 fn sent_entries(limits: Limits) -> usize {
     let mut world = World::with(3, Options { limits, ..Options::default() });

@@ -2,7 +2,7 @@
 
 use crate::world::World;
 use quorate_core::command::Refusal;
-use quorate_core::effect::ConsensusEffect;
+use quorate_core::consensus::ConsensusEffect;
 
 #[test]
 fn without_a_leader_proposals_wait_an_election_timeout() {

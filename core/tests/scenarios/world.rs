@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use quorate_core::consensus::{Configuration, Consensus, Entry, Envelope, Limits, Message, Payload, Role, Settings};
-use quorate_core::effect::{ConsensusEffect, ConsensusInput, Proposal};
+use quorate_core::consensus::{ConsensusEffect, ConsensusInput, Proposal};
 use quorate_core::storage::WalOp;
 use quorate_core::types::{Boot, ClusterId, LogIndex, MemberId, Monotonic, Now, ReadId, RequestId, SegmentId, Term, WallMs};
 use quorate_core::wal::{Identity, Planner, Recovered, Recovery, WalSettings, bootstrap_entries};

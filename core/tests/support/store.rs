@@ -39,16 +39,6 @@ impl MemoryStore {
         self.push(layer);
     }
 
-    pub fn count(&self, table: Table) -> usize {
-        let mut count = 0;
-        self.scan(table, &[], &[], Direction::Forward, &mut |_, _| {
-            count += 1;
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-        count
-    }
-
     fn push(&mut self, layer: Layer) {
         self.layers.push(Arc::new(layer));
         while let [.., older, newer] = self.layers.as_slice()

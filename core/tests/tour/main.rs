@@ -1,5 +1,5 @@
-//! The tour: what happens to one request, from the client to the answer, through all actors of three members. Each trace stands in
-//! DESIGN.md as well, and `design` keeps them equal.
+//! A member's two halves. The tour: what happens to one request, from the client to the answer, through all actors of three members. Each trace stands in
+//! DESIGN.md as well, and `design` keeps them equal. `member` has what the log half promises its clients.
 
 mod a_lost_leader_leaves_an_unknown_outcome;
 mod a_put_from_client_to_answer;
@@ -8,5 +8,6 @@ mod a_restart_with_a_torn_tail;
 mod a_watch_catches_up_from_disk;
 mod cluster;
 mod design;
+mod member;
 #[path = "../support/store.rs"]
 mod store;

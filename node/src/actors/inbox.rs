@@ -116,8 +116,8 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use quorate_core::{
+        consensus::Proposal,
         consensus::{Envelope, ForwardMessage, Message},
-        effect::Proposal,
         types::{Boot, MemberId, RequestId, Term},
     };
 

@@ -6,8 +6,8 @@ use crate::{
 };
 use quorate_core::{
     command::MemberAttributes,
-    effect::{MachineEffect, MachineInput},
     machine::encode_command,
+    machine::{MachineEffect, MachineInput},
     types::{LogId, RequestId, Revision, Term, WriteNumber},
     wal::Record,
 };

@@ -168,7 +168,7 @@ mod tests {
     fn frames_keep_their_bytes() {
         let heartbeat = Message::Raft(RaftMessage::Heartbeat { commit: LogIndex(4), replicated: LogIndex(5), round: 6 });
         insta::assert_snapshot!(hex(&encoded(&Frame::Ping)), @"02000000a5efc3e20100");
-        insta::assert_snapshot!(hex(&encoded(&message(heartbeat))), @"09000000cda6bb26010101020307040605");
+        insta::assert_snapshot!(hex(&encoded(&message(heartbeat))), @"0a00000015ebd3aa01010102030007040605");
         insta::assert_snapshot!(hex(&encoded(&Frame::Leave(HelloReply::Banned("no".into())))), @"060000008da1a273010202026e6f");
     }
 

@@ -21,8 +21,8 @@ use hello::{Channel, PeerIdentity};
 use queue::Queue;
 pub use queue::envelope_bytes;
 use quorate_core::{
+    consensus::Proposal,
     consensus::{Configuration, Envelope, ForwardMessage, Message, RaftMessage},
-    effect::Proposal,
     types::{Boot, ClusterId, MemberId},
 };
 use quorate_web::ByteBudget;

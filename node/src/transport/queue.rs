@@ -101,7 +101,7 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use quorate_core::{
-        effect::Proposal,
+        consensus::Proposal,
         types::{Boot, LogIndex, MemberId, RequestId, Term},
     };
 

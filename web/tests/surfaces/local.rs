@@ -4,8 +4,8 @@ use bytes::Bytes;
 use quorate_core::{
     command::{Command, RaftStatus, Refusal, Reply},
     consensus::{Configuration, Entry, Payload},
-    effect::{MachineEffect, MachineInput},
     machine::{Machine, MachineLimits, MachineSettings, encode_command},
+    machine::{MachineEffect, MachineInput},
     mvcc::View,
     storage::{Direction, ReadFailed, RowOp, StateReader, Table, recent_key},
     types::{BatchNumber, Boot, ClusterId, LogId, LogIndex, MemberId, Now, RequestId, Revision, StreamId, Term},
