@@ -149,7 +149,10 @@ mod tests {
         let range = KeyRange { key: "key07".into(), end: mark(b"key07", 12).into() };
         let txn = Txn { failure: vec![Op::Put(put(13))], ..Txn::default() };
         let entries = [
-            LogEntry { id: LogId { term: Term(1), index: LogIndex(1) }, payload: Payload::Configuration(Configuration::default()) },
+            LogEntry {
+                id: LogId { term: Term(1), index: LogIndex(1) },
+                payload: Payload::Configuration { request: None, configuration: Configuration::default() },
+            },
             entry(2, &Command::Put(put(11))),
             entry(4, &Command::DeleteRange(DeleteRange { range, prev_kv: true })),
             entry(5, &Command::Txn(txn)),

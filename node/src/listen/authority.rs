@@ -311,7 +311,7 @@ fn replace(block: &[u8], fields: &[Field], entries: &mut u64, empties: &mut VecD
         match &field.kind {
             FieldKind::Literal { name: AUTHORITY, value, huffman, is_kept } => {
                 // A code that is wrong is the library's to refuse.
-                let Some(bytes) = decoded_bytes(&block[value.clone()], *huffman) else { return None };
+                let bytes = decoded_bytes(&block[value.clone()], *huffman)?;
                 let (first, bits) = if *is_kept { (0x40, 6) } else { (0, 4) };
                 if bytes > 0 {
                     replace(field, &|out| {

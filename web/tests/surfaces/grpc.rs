@@ -193,7 +193,7 @@ async fn a_range_stream_neither_sorts_nor_filters_and_serves_what_needs_no_sorti
     let unsorted = (0..5).map(|target| (0, target));
     for (sort_order, sort_target) in unsorted.chain([(1, 0)]) {
         let chunks = collect(&local, pb::RangeRequest { sort_order, sort_target, ..prefix_range() }).await;
-        assert_eq!(chunks, [whole.clone()], "order {sort_order}, target {sort_target}");
+        assert_eq!(chunks, std::slice::from_ref(&whole), "order {sort_order}, target {sort_target}");
     }
     for (sort_order, sort_target) in [(2, 0), (1, 3), (2, 3)] {
         let request = pb::RangeRequest { sort_order, sort_target, ..prefix_range() };
