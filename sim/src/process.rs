@@ -75,6 +75,7 @@ impl World {
         let life = process.life.as_ref().expect("just made");
         self.checks.on_recovered(member, life.log.consensus(), term);
         self.plan_run(member, 0);
+        self.plan_state(member);
     }
 
     fn recover(&self, member: usize, applied: LogIndex) -> Result<Recovered, WalDamage> {

@@ -278,8 +278,12 @@ impl<R: StateReader> StateHalf<R> {
     }
 
     /// The state store may never be ahead of this member's own durable log, or a restart would find applied what it cannot read.
+    /// Nor may it hold anything before the log's first write: a state without a log is one that has lost its log.
     fn release_batches(&mut self, out: &mut Vec<StateEffect<R>>) {
         let (durable, after) = self.durable;
+        if after == WriteNumber(0) {
+            return;
+        }
         while let Some((number, batch, applied)) = self.held.pop_front_if(|(_, _, applied)| applied.index <= durable) {
             self.sync.bytes += batch.bytes;
             self.unsynced.push_back((number, applied.index));
@@ -336,7 +340,8 @@ impl<R: StateReader> StateHalf<R> {
     fn check_invariants(&self) {
         assert!(self.synced_before <= self.synced, "sync went back: {} after {}", self.synced, self.synced_before);
         assert!(self.synced <= self.applied(), "synced {} but applied only {}", self.synced, self.applied());
-        let unpersisted = self.held.front().map(|(_, _, applied)| applied.index);
-        assert!(unpersisted.is_none_or(|applied| applied > self.durable.0), "a batch is held that could leave");
+        let held = self.held.front().map(|(_, _, applied)| applied.index);
+        let (durable, write) = self.durable;
+        assert!(held.is_none_or(|applied| applied > durable || write == WriteNumber(0)), "a batch is held that could leave");
     }
 }

@@ -63,7 +63,7 @@ fn positional_argument() -> Outcome {
             loner.arguments.push("surplus".into());
             Ok(vec!["\"surplus\" is not a valid flag".into()])
         },
-        Some(2),
+        Some(1),
     )
 }
 
