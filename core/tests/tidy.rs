@@ -138,6 +138,34 @@ fn the_core_can_name_nothing_of_the_operating_system() {
     forbid(&sources, &words);
 }
 
+/// What only the pure member may decide: hosts carry out effects and move bytes.
+#[test]
+fn a_host_decides_nothing_that_the_member_decides() {
+    let words = [
+        ("RequestId {", "the log half gives ids"),
+        ("ReadId {", "the log half gives ids"),
+        ("Boot(", "recovery says which boot it is"),
+        ("Refusal::TimedOut", "the member says how a request ends"),
+        ("Refusal::OutcomeUnknown", "the member says how a request ends"),
+        ("Refusal::NoSpace", "the member looks at the quota"),
+        ("Refusal::NoLeader", "the member knows who leads"),
+        ("Refusal::LeaderChanged", "the member asks again"),
+        ("ConsensusInput", "a host speaks to the halves of a member only"),
+        ("MachineInput", "a host speaks to the halves of a member only"),
+    ];
+    let hosts = [
+        "node/src/actors/log.rs",
+        "node/src/actors/state.rs",
+        "sim/src/process.rs",
+        "sim/src/log_disk.rs",
+        "sim/src/state_store.rs",
+        "sim/src/wire.rs",
+    ];
+    let hosting: Vec<Source> = sources().into_iter().filter(|source| hosts.contains(&source.path.as_str())).collect();
+    assert_eq!(hosting.len(), hosts.len(), "a host has moved: name it here");
+    forbid(&hosting, &words);
+}
+
 #[test]
 fn the_core_depends_only_on_what_is_listed_here() {
     let allowed = CORE_DEPENDENCIES.map(str::to_owned).into();

@@ -8,10 +8,10 @@ use crate::schedule::FaultClass;
 use crate::store::{SimReader, StoreCrash};
 use crate::world::{Event, World};
 use quorate_core::consensus::{Role, Settings};
-use quorate_core::machine::{Machine, MachineSettings};
+use quorate_core::machine::{Machine, MachineSettings, stored_applied};
 use quorate_core::member::{self, LogEffect, LogInput, Notice, Order, Report, StateEffect, StateInput, WalDone};
 use quorate_core::mvcc::View;
-use quorate_core::types::{Boot, ClusterId, LogIndex, MemberId, Monotonic};
+use quorate_core::types::{ClusterId, LogIndex, MemberId, Monotonic};
 use quorate_core::wal::{Identity, Planner, Recovered, Recovery, WalDamage, bootstrap_entries};
 use quorate_core::watch::{Hub, HubInput};
 use std::{sync::Arc, time::Duration};
@@ -34,8 +34,7 @@ impl World {
             self.members[member].store.rebuild();
         }
         let reader = self.members[member].store.reader();
-        let settings = MachineSettings { member: self.members[member].id, boot: Boot(0), limits: self.parameters.machine };
-        let applied = Machine::open(settings.clone(), reader.clone()).expect("the simulated store reads").applied().index;
+        let applied = stored_applied(&reader).expect("the simulated store reads").index;
         let recovered = match self.recover(member, applied) {
             Ok(recovered) => recovered,
             Err(damage) => return self.refuse_to_start(member, &damage),
@@ -54,7 +53,8 @@ impl World {
         });
         let process = &mut self.members[member];
         let now = process.clock.now(self.now);
-        let machine = Machine::open(MachineSettings { boot, ..settings }, reader).expect("the simulated store reads");
+        let settings = MachineSettings { member: process.id, boot, limits: self.parameters.machine };
+        let machine = Machine::open(settings, reader).expect("the simulated store reads");
         let (_, configuration) = bootstrap_entries(&founders(self.schedule.members));
         let consensus = Settings {
             member: process.id,

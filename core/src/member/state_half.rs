@@ -105,8 +105,8 @@ pub struct StateHalf<R: StateReader> {
     synced_before: LogIndex,
     sync: SyncProgress,
     stored_bytes: u64,
-    /// What the log half was told.
-    reported: Option<Report>,
+    /// What the log half was told: the applied index, and whether the alarm is raised.
+    reported: Option<(LogIndex, bool)>,
 }
 
 /// What has been written behind since the last sync, and whether one is under way.
@@ -304,13 +304,13 @@ impl<R: StateReader> StateHalf<R> {
     fn report(&mut self, out: &mut Vec<StateEffect<R>>) {
         let view = self.machine.view();
         let alarm = Alarm { member: self.machine.member(), kind: AlarmKind::NoSpace };
-        let report = Report::Applied {
-            index: view.applied().index,
-            stored_bytes: self.stored_bytes + self.machine.unpersisted_bytes(),
-            no_space: view.alarms().contains(&alarm),
-        };
-        if self.reported != Some(report) {
-            self.reported = Some(report);
+        let no_space = view.alarms().contains(&alarm);
+        let stored_bytes = self.stored_bytes + self.machine.unpersisted_bytes();
+        let report = Report::Applied { index: view.applied().index, stored_bytes, no_space };
+        // What is stored changes with every batch; on its own it is not worth a turn of the other half.
+        let told = (view.applied().index, no_space);
+        if self.reported != Some(told) {
+            self.reported = Some(told);
             out.push(StateEffect::Log(report));
         }
     }
