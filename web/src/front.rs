@@ -1,4 +1,4 @@
-//! What the surfaces call: one trait, implemented by `node` over the hosted actors and by tests over a bare replica.
+//! What the surfaces call: one trait, implemented by `node` over a hosted member and by tests over a bare machine.
 
 use quorate_core::{
     command::{Command, RaftStatus, Refusal, Reply},
