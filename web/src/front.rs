@@ -43,20 +43,8 @@ pub struct Context {
     /// Fail at once if no leader is known (`hasleader`).
     pub require_leader: bool,
     pub source: Source,
-    /// The request as a protobuf message, in bytes; 0 for one that no client sent. See [`raft_request_bytes`].
+    /// The request as a protobuf message, in bytes; 0 for one that no client sent. See [`quorate_core::member::raft_request_bytes`].
     pub request_bytes: usize,
-}
-
-/// What `--max-request-bytes` is compared with: the bytes of the message that etcd's log would hold for a request, which wraps it
-/// in one field and adds a header with an id. The id begins with the low 16 bits of the member's; its length is that of its value.
-#[must_use]
-pub fn raft_request_bytes(member: MemberId, request_bytes: usize) -> usize {
-    const TAG: usize = 1;
-    const HEADER_TAG: usize = 2;
-    let id = member.0 << 48 | 1 << 47;
-    let id_field = TAG + prost::encoding::encoded_len_varint(id);
-    let header = HEADER_TAG + prost::encoding::encoded_len_varint(id_field as u64) + id_field;
-    header + TAG + prost::encoding::encoded_len_varint(request_bytes as u64) + request_bytes
 }
 
 /// What this process knows of itself and shows to operators.
@@ -144,16 +132,6 @@ pub trait Front: Clone + Send + Sync + 'static {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// etcd 3.7.1 with default limits takes these and refuses a byte more; measured.
-    #[test]
-    fn the_largest_request_is_that_of_etcd_to_the_byte() {
-        let put_of_k = |value: usize| 7 + value;
-        for (member, value) in [(0x5663_7616_80a7_c179, 1_572_839), (0xe35e_bf91_6691_774e, 1_572_840), (0x31ac_3508_ac80_2ae6, 1_572_840)]
-        {
-            assert_eq!(raft_request_bytes(MemberId(member), put_of_k(value)), 1_572_864, "member {member:x}");
-        }
-    }
 
     #[tokio::test]
     async fn drained_bytes_add_up_and_are_taken_once() {

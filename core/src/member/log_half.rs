@@ -600,25 +600,18 @@ impl LogHalf {
     fn expire_requests(&mut self, now: Monotonic, out: &mut Vec<LogEffect>) {
         let timed_out = |ticket| LogEffect::Answer(ticket, Err(Refusal::TimedOut));
         let due = &mut self.due;
-        let mut is_over = |deadline: Monotonic| {
-            let over = deadline <= now;
-            if !over {
-                due.note(deadline);
-            }
-            over
-        };
         self.early.retain(|(deadline, request)| {
-            let over = is_over(*deadline);
+            let over = due.is_over(*deadline, now);
             out.extend(over.then(|| timed_out(request.ticket)));
             !over
         });
         self.transfers.retain(|transfer| {
-            let over = is_over(transfer.deadline);
+            let over = due.is_over(transfer.deadline, now);
             out.extend(over.then(|| timed_out(transfer.ticket)));
             !over
         });
         let over: Vec<u64> =
-            self.proposed.iter().filter(|(_, proposed)| is_over(proposed.deadline)).map(|(sequence, _)| *sequence).collect();
+            self.proposed.iter().filter(|(_, proposed)| due.is_over(proposed.deadline, now)).map(|(sequence, _)| *sequence).collect();
         for sequence in over {
             // In no log, and taken back: it never will be. Else only its leader knows.
             let request = self.request_id(sequence);

@@ -318,20 +318,13 @@ impl<R: StateReader> StateHalf<R> {
     /// What is committed will be applied, but whoever gives up now cannot be told with which result.
     fn expire(&mut self, now: Monotonic, out: &mut Vec<StateEffect<R>>) {
         let due = &mut self.due;
-        let mut is_over = |deadline: Monotonic| {
-            let over = deadline <= now;
-            if !over {
-                due.note(deadline);
-            }
-            over
-        };
         self.owed.retain(|_, (ticket, deadline)| {
-            let over = is_over(*deadline);
+            let over = due.is_over(*deadline, now);
             out.extend(over.then(|| StateEffect::Answer(*ticket, Err(Refusal::OutcomeUnknown))));
             !over
         });
         self.reads.retain(|(_, ticket), deadline| {
-            let over = is_over(*deadline);
+            let over = due.is_over(*deadline, now);
             out.extend(over.then(|| StateEffect::Answer(*ticket, Err(Refusal::TimedOut))));
             !over
         });

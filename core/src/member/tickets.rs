@@ -30,4 +30,13 @@ impl Due {
         }
         due
     }
+
+    /// Whether a deadline has passed; if not, it is looked at again in time.
+    pub(super) fn is_over(&mut self, deadline: Monotonic, now: Monotonic) -> bool {
+        let over = deadline <= now;
+        if !over {
+            self.note(deadline);
+        }
+        over
+    }
 }

@@ -6,14 +6,13 @@ use quorate_core::{
     consensus::{Configuration, Entry, Payload},
     machine::{Machine, MachineLimits, MachineSettings, encode_command},
     machine::{MachineEffect, MachineInput},
+    member::raft_request_bytes,
     mvcc::View,
     storage::{Direction, ReadFailed, RowOp, StateReader, Table, recent_key},
     types::{BatchNumber, Boot, ClusterId, LogId, LogIndex, MemberId, Now, RequestId, Revision, StreamId, Term},
     watch::{Hub, HubInput, HubLimits},
 };
-use quorate_web::front::{
-    Consistency, Context, Drained, Front, Status, WatchReceiver, WatchSender, WatchStreamRequest, raft_request_bytes,
-};
+use quorate_web::front::{Consistency, Context, Drained, Front, Status, WatchReceiver, WatchSender, WatchStreamRequest};
 use std::{
     collections::BTreeMap,
     ops::{Bound, ControlFlow},
