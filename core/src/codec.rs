@@ -3,6 +3,7 @@
 //! `length` counts version and body; the checksum covers them too. A body is postcard of one frozen struct per version.
 
 use alloc::vec::Vec;
+use bytes::Bytes;
 use core::fmt;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -44,6 +45,16 @@ impl fmt::Display for FrameError {
 }
 
 impl core::error::Error for FrameError {}
+
+/// A frame by itself, in an allocation of just its size: it may be kept for long.
+#[must_use]
+pub fn encoded<T: Serialize>(version: u8, body: &T) -> Bytes {
+    let length = postcard::ser_flavors::Size::default();
+    let length = postcard::serialize_with_flavor(body, length).expect("measuring does not fail");
+    let mut out = Vec::with_capacity(FRAME_HEADER + length);
+    encode(version, body, &mut out);
+    out.into()
+}
 
 /// Appends one frame to `out`.
 pub fn encode<T: Serialize>(version: u8, body: &T, out: &mut Vec<u8>) {

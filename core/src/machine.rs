@@ -236,10 +236,12 @@ impl<R: StateReader> Machine<R> {
         self.behind.on_persisted(number);
         let persisted = self.behind.persisted();
         let store = &mut self.applier.store;
+        let compacted = store.compacted_to != persisted.compacted_to;
         store.compacted_to = persisted.compacted_to;
         store.reader = reader;
-        store.evict(self.limits.recent_bytes, persisted.revision);
-        self.dirty = true;
+        let evicted = store.evict(self.limits.recent_bytes, persisted.revision);
+        // A view keeps the reader it was made with, and nothing else has changed of it.
+        self.dirty |= compacted || evicted;
         if self.compactor.on_persisted(self.applier.store.compact_revision, persisted.compacted_to) {
             out.push(MachineEffect::SyncState);
         }

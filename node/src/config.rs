@@ -1,6 +1,7 @@
 //! What this member was told to be: flags and environment, checked by etcd's rules and with its words.
 
 use crate::flags::{self, Given, Usage};
+use crate::memory::{BUDGET_LEAST_BYTES, MemoryBudget};
 use crate::transport::frame::COMMAND_BYTES;
 use crate::url::Url;
 use quorate_web::Cors;
@@ -56,6 +57,7 @@ pub struct Config {
     /// `None`: unlimited.
     pub quota_bytes: Option<u64>,
     pub max_request_bytes: usize,
+    pub memory: MemoryBudget,
     pub max_txn_ops: usize,
     pub max_concurrent_streams: u32,
     pub progress_interval: Duration,
@@ -139,6 +141,7 @@ impl Config {
                 bytes => u64::try_from(bytes).ok(),
             },
             max_request_bytes: number(given, "max-request-bytes")?,
+            memory: memory(given)?,
             max_txn_ops: number(given, "max-txn-ops")?,
             max_concurrent_streams: number(given, "max-concurrent-streams")?,
             progress_interval: duration(given, "watch-progress-notify-interval")?,
@@ -302,6 +305,15 @@ fn log_settings(given: &Given) -> Result<LogSettings, String> {
 
 fn number<T: std::str::FromStr>(given: &Given, name: &'static str) -> Result<T, Invalid> {
     given.text(name).parse().map_err(|_| invalid(given, name, "parse error"))
+}
+
+fn memory(given: &Given) -> Result<MemoryBudget, Invalid> {
+    const NAME: &str = "memory-budget-bytes";
+    match number::<u64>(given, NAME)? {
+        0 => Ok(MemoryBudget::of_process(None)),
+        bytes if bytes < BUDGET_LEAST_BYTES => Err(invalid(given, NAME, format_args!("the least is {BUDGET_LEAST_BYTES}"))),
+        bytes => Ok(MemoryBudget::of_process(Some(bytes))),
+    }
 }
 
 fn flag(given: &Given, name: &'static str) -> Result<bool, Invalid> {

@@ -85,6 +85,7 @@ pub const FLAGS: &[Flag] = &[
     served(LIMITS, "max-request-bytes", "1572864", "The largest request"),
     served(LIMITS, "max-txn-ops", "128", "The most operations in one transaction"),
     served(LIMITS, "max-concurrent-streams", "4294967295", "The most streams a client may open on one connection"),
+    served(LIMITS, "memory-budget-bytes", "0", "Memory for buffers and caches beside the index; 0 is half of what there is, at most 2 GiB"),
     served(LIMITS, "watch-progress-notify-interval", "10m", "Time between progress notifications of quiet watches"),
     served(LOGS, "log-level", "info", "debug, info, warn, error, panic or fatal"),
     served(LOGS, "log-outputs", "default", "default, stderr, stdout or file paths, comma separated"),

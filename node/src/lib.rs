@@ -8,6 +8,7 @@ pub mod flags;
 pub mod identity;
 pub mod listen;
 pub mod logging;
+pub mod memory;
 pub mod recover;
 pub mod run;
 pub mod state;

@@ -3,6 +3,7 @@
 use crate::{
     data_dir::DataDir,
     identity::Founding,
+    memory::{MemoryBudget, RECENT_ROWS, UNPERSISTED},
     state::{FjallReader, StateError, StateStore},
     wal,
 };
@@ -61,7 +62,7 @@ pub struct Recovery {
 ///
 /// # Errors
 /// Why this member must not start, naming the file and what to do.
-pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin) -> Result<Recovery, String> {
+pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin, memory: MemoryBudget) -> Result<Recovery, String> {
     let mut phases = Phases::default();
     let found = wal::list(directory.wal()).map_err(|error| error.to_string())?;
     let segments = &found.segments;
@@ -71,7 +72,7 @@ pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin) -> Resu
         check_owner(directory, owner, founding, origin)?;
     }
     let contents = read_ahead(segments)?;
-    let (stored, lost) = match StateStore::open(&directory.state()) {
+    let (stored, lost) = match StateStore::open(&directory.state(), memory) {
         Ok(store) => (Some(store), None),
         Err(StateError::Lost(what)) => (None, Some(what)),
         Err(error) => return Err(error.to_string()),
@@ -138,14 +139,16 @@ pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin) -> Resu
     let store = match stored {
         Some(store) => store,
         // The log holds every entry since the first: applying them again is all that is lost.
-        None => StateStore::begin_anew(&directory.state(), &lost.unwrap_or_default()).map_err(|error| error.to_string())?,
+        None => StateStore::begin_anew(&directory.state(), memory, &lost.unwrap_or_default()).map_err(|error| error.to_string())?,
     };
     if let Some(repaired) = &store.repaired {
         tracing::warn!(target: "quorate", what = repaired, "the state store was mended");
     }
     let identity = log.identity.clone();
     let log_ms = phases.end();
-    let settings = MachineSettings { member: identity.member, boot: log.boot, limits: MachineLimits::default() };
+    let limits =
+        MachineLimits { recent_bytes: memory.of(RECENT_ROWS), unpersisted_bytes: memory.of(UNPERSISTED), ..MachineLimits::default() };
+    let settings = MachineSettings { member: identity.member, boot: log.boot, limits };
     let machine = Machine::open(settings, store.reader()).map_err(|error| state_lost(directory, &error.0, base))?;
     let index_ms = phases.end();
     tracing::info!(

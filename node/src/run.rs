@@ -7,6 +7,7 @@ use crate::{
     data_dir::DataDir,
     identity::Founding,
     listen::{self, Bound, Served},
+    memory::{ANSWERS, LOG_TAIL, PEER_INBOX, PROPOSALS, RECEIVED, UNAPPLIED_LOG, WATCH_RESPONSES},
     recover::{self, Origin, Recovery},
     state::Persister,
     transport::{PeerEvent, PeerSettings, Transport},
@@ -73,7 +74,11 @@ pub fn run(config: Config) -> Result<(), String> {
         ClusterState::New if config.founding_stated => Origin::Founded,
         ClusterState::New => Origin::Unstated,
     };
-    let recovered = recover::recover(&directory, &founding, origin)?;
+    tracing::info!(
+        target: "quorate", budget_bytes = config.memory.bytes, because = %config.memory.because,
+        "memory for buffers and caches beside the index"
+    );
+    let recovered = recover::recover(&directory, &founding, origin, config.memory)?;
     actix_rt::System::new().block_on(serve(config, directory, recovered, clients, peers))
 }
 
@@ -117,13 +122,14 @@ async fn serve(config: Config, directory: DataDir, recovered: Recovery, clients:
         boot,
         quota_bytes: config.quota_bytes,
         max_request_bytes: config.max_request_bytes,
+        proposals_bytes: config.memory.of(PROPOSALS),
         request_timeout: REQUEST_TIMEOUT + 2 * config.election_timeout,
         election_timeout: config.election_timeout,
     };
     let shared = Arc::new(Shared::new(member, clock, persister.usage(), machine.view()));
     let (inbox, inbox_receiver) = Inbound::queue();
     let fresh = Arc::new(AtomicBool::new(log.holds_only_bootstrap()));
-    let limits = Limits::default();
+    let limits = Limits { tail_bytes: config.memory.of(LOG_TAIL), unapplied_bytes: config.memory.of(UNAPPLIED_LOG), ..Limits::default() };
     let transport = Transport::new(peer_settings(&config, &shared, &fresh, announced, inbox.clone(), chance.next_u64()));
     let settings = Settings {
         member: identity.member,
@@ -160,17 +166,21 @@ async fn serve(config: Config, directory: DataDir, recovered: Recovery, clients:
     for socket in peers {
         serve_peers(&arbiter, transport.clone(), socket)?;
     }
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let (stop_sender, stop) = watch::channel(false);
     let served = Served {
         shared: Arc::clone(&shared),
         inbox: inbox.clone(),
         surface: surface(&config, kept_log),
-        hub_limits: HubLimits { progress_interval: config.progress_interval, ..HubLimits::default() },
+        hub_limits: HubLimits {
+            progress_interval: config.progress_interval,
+            hub_bytes: config.memory.of(WATCH_RESPONSES) / workers,
+            ..HubLimits::default()
+        },
         max_concurrent_streams: config.max_concurrent_streams,
         stop,
     };
     let addresses: Vec<String> = clients.iter().map(Bound::describe).collect();
-    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut signals = Signals::new()?;
     // Who is served earlier may ask for the members and find this one without its name and addresses.
     let front = served.front();
@@ -213,7 +223,7 @@ fn peer_settings(
     process: u64,
 ) -> PeerSettings {
     let state = Arc::clone(shared);
-    let inbox = Arc::new(PeerInbox::new(inbox));
+    let inbox = Arc::new(PeerInbox::new(inbox, config.memory.of(PEER_INBOX)));
     PeerSettings {
         cluster: shared.member.cluster,
         member: shared.member.member,
@@ -240,6 +250,8 @@ fn surface(config: &Config, kept_log: Gauge<u64, AtomicU64>) -> Surface {
         election_timeout: config.election_timeout,
         gateway: config.gateway,
         cors: config.cors.clone(),
+        answer_bytes: config.memory.of(ANSWERS),
+        received_bytes: config.memory.of(RECEIVED),
         ..Options::default()
     };
     let mut metrics = Registry::default();

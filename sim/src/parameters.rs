@@ -6,7 +6,7 @@ use crate::schedule::{Fault, Schedule};
 use crate::workload::Habits;
 use quorate_core::consensus::Limits;
 use quorate_core::machine::MachineLimits;
-use quorate_core::member::{INPUTS_PER_FLUSH, MemberSettings, SyncLimits};
+use quorate_core::member::{BatchLimits, INPUTS_PER_FLUSH, MemberSettings, SyncLimits};
 use quorate_core::wal::WalSettings;
 use quorate_core::watch::HubLimits;
 use std::time::Duration;
@@ -52,6 +52,18 @@ impl Parameters {
             sync: SyncLimits { entries: chance.between(20, 300), bytes: chance.between(4 << 10, 256 << 10) as usize },
             ..MemberSettings::default()
         };
+        // Without delay each flush hands on what it has, which is when the two halves interleave most finely.
+        if chance.permille(500) {
+            let most = 20 * MILLISECOND;
+            member.batch = BatchLimits {
+                persist_bytes: chance.between(500, 16 << 10) as usize,
+                persist_delay: Duration::from_nanos(chance.below(most)),
+                report_entries: chance.between(1, 64),
+                report_delay: Duration::from_nanos(chance.below(most)),
+            };
+        } else {
+            member.batch = BatchLimits { persist_delay: Duration::ZERO, report_delay: Duration::ZERO, ..BatchLimits::default() };
+        }
         member.limits.read_retry = Duration::from_millis(chance.between(50, 500));
         member.limits.read_pause = Duration::from_millis(chance.between(1, 20));
         // A full store refuses writes until an operator comes, which a cut that must be survived leaves no time for.

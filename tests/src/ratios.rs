@@ -123,6 +123,37 @@ struct Comparison {
     cpu_ratio: f64,
 }
 
+/// What all members of a cluster hold in memory once all rows have run.
+#[derive(Debug, Serialize)]
+struct Resident {
+    members: usize,
+    etcd_mib: f64,
+    quorate_mib: f64,
+    ratio: f64,
+}
+
+impl Resident {
+    fn of(size: usize, [etcd, quorate]: &[Cluster; 2]) -> Result<Self, Box<dyn Error>> {
+        let (etcd_mib, quorate_mib) = (resident_mib(etcd)?, resident_mib(quorate)?);
+        Ok(Self { members: size, etcd_mib, quorate_mib, ratio: quorate_mib / etcd_mib })
+    }
+}
+
+fn resident_mib(cluster: &Cluster) -> Result<f64, Box<dyn Error>> {
+    let mut bytes = 0;
+    for member in &cluster.members {
+        bytes += member.resident_bytes()?;
+    }
+    Ok(bytes as f64 / f64::from(1 << 20))
+}
+
+/// All figures of a run.
+#[derive(Debug, Serialize)]
+struct Report {
+    rows: Vec<Comparison>,
+    resident: Vec<Resident>,
+}
+
 /// Runs the rows; prints the table.
 pub fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     if options.footprint {
@@ -134,7 +165,7 @@ pub fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     let rows = |size: usize| ROWS.iter().filter(move |row| row.sizes.contains(&size) && row.name.contains(&options.only));
     let runs: usize = sizes.iter().map(|size| rows(*size).count() * rounds * 2).sum();
     let progress = progress_bar(runs);
-    let mut comparisons = Vec::new();
+    let (mut comparisons, mut resident) = (Vec::new(), Vec::new());
     for &size in sizes {
         let sides = [Cluster::start(Server::Etcd, size, &[])?, Cluster::start(Server::Quorate, size, &[])?];
         for side in &sides {
@@ -161,11 +192,17 @@ pub fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
                 cpu_ratio: quorate.server_cpu_us / etcd.server_cpu_us,
             });
         }
+        resident.push(Resident::of(size, &sides)?);
     }
     progress.finish_and_clear();
     print_table(&comparisons);
-    write_json(options, &comparisons)?;
-    println!("ratio rows: {} passed, 0 failed (figures are for reading, not for passing)", comparisons.len());
+    println!("\n| resident after these rows | etcd MiB | quorate MiB | ratio |\n|---|---|---|---|");
+    for r in &resident {
+        println!("| {} members | {:.0} | {:.0} | {:.2} |", r.members, r.etcd_mib, r.quorate_mib, r.ratio);
+    }
+    let report = Report { rows: comparisons, resident };
+    write_json(options, &report)?;
+    println!("ratio rows: {} passed, 0 failed (figures are for reading, not for passing)", report.rows.len());
     Ok(true)
 }
 
@@ -271,7 +308,7 @@ fn print_table(comparisons: &[Comparison]) {
     }
 }
 
-fn write_json<T: Serialize>(options: &Options, figures: &[T]) -> Result<(), Box<dyn Error>> {
+fn write_json<T: Serialize>(options: &Options, figures: &T) -> Result<(), Box<dyn Error>> {
     if let Some(path) = &options.json {
         std::fs::write(path, serde_json::to_string_pretty(figures)?)?;
     }
@@ -294,8 +331,7 @@ fn footprint(options: &Options) -> Result<bool, Box<dyn Error>> {
     let mut figures = Vec::new();
     for server in [Server::Etcd, Server::Quorate] {
         let mut cluster = Cluster::start(server, 1, &[])?;
-        let mib = |cluster: &Cluster| Ok::<_, Box<dyn Error>>(cluster.members[0].resident_bytes()? as f64 / f64::from(1 << 20));
-        let idle_resident_mib = mib(&cluster)?;
+        let idle_resident_mib = resident_mib(&cluster)?;
         eprintln!("{}: putting {keys} keys of 64 B/256 B", server.name());
         let row = Row {
             name: "load",
@@ -305,7 +341,7 @@ fn footprint(options: &Options) -> Result<bool, Box<dyn Error>> {
             sizes: &[1],
         };
         measure(&benchmark, &cluster, &row, keys)?;
-        let loaded_resident_mib = mib(&cluster)?;
+        let loaded_resident_mib = resident_mib(&cluster)?;
         cluster.members[0].kill()?;
         let begun = Instant::now();
         cluster.members[0].start()?;
@@ -313,7 +349,7 @@ fn footprint(options: &Options) -> Result<bool, Box<dyn Error>> {
         let serve_after_kill_s = begun.elapsed().as_secs_f64();
         // What loading leaves behind is given back by then, if at all.
         std::thread::park_timeout(Duration::from_secs(2));
-        let restarted_resident_mib = mib(&cluster)?;
+        let restarted_resident_mib = resident_mib(&cluster)?;
         figures.push(Footprint {
             server: server.name(),
             idle_resident_mib,

@@ -35,9 +35,7 @@ struct Framed {
 /// A command in its frame, as [`crate::consensus::Proposal`] carries it.
 #[must_use]
 pub fn encode_command(command: &Command) -> Bytes {
-    let mut out = Vec::new();
-    codec::encode(COMMAND_VERSION, &FramedRef { header: &[], command }, &mut out);
-    out.into()
+    codec::encoded(COMMAND_VERSION, &FramedRef { header: &[], command })
 }
 
 /// The inverse of [`encode_command`].

@@ -7,6 +7,9 @@ use alloc::{collections::VecDeque, sync::Arc, vec::Vec};
 /// What an entry is reckoned to take beside its command.
 const ENTRY_OVERHEAD_BYTES: usize = 64;
 
+/// Room for so many entries is kept however few there are.
+const ROOM_KEPT_ENTRIES: usize = 1_024;
+
 /// The bytes an entry counts for in every limit.
 pub(super) fn entry_bytes(entry: &Entry) -> usize {
     ENTRY_OVERHEAD_BYTES
@@ -130,6 +133,10 @@ impl Log {
         while self.bytes > tail_bytes && self.tail.front().is_some_and(|entry| entry.id.index <= through) {
             let entry = self.tail.pop_front().expect("it has a front");
             self.bytes -= entry_bytes(&entry);
+        }
+        // Many small entries leave room behind that a few large ones never use.
+        if self.tail.capacity() > ROOM_KEPT_ENTRIES && self.tail.len() < self.tail.capacity() / 4 {
+            self.tail.shrink_to(self.tail.len() * 2);
         }
     }
 

@@ -39,7 +39,7 @@ mod tickets;
 pub use log_half::{LogEffect, LogHalf, LogInput, Notice, WalDone, WalWork};
 pub use orders::{Order, Owed, Report};
 pub use request::{Answer, Body, Prepared, Request, Ticket, prepare, raft_request_bytes};
-pub use state_half::{StateEffect, StateHalf, StateInput, StoreDone, StoreWork, SyncLimits};
+pub use state_half::{BatchLimits, StateEffect, StateHalf, StateInput, StoreDone, StoreWork, SyncLimits};
 
 use crate::consensus::{self, Configuration};
 use crate::machine::Machine;
@@ -62,6 +62,7 @@ pub struct MemberSettings {
     pub last_words: Duration,
     pub limits: MemberLimits,
     pub sync: SyncLimits,
+    pub batch: BatchLimits,
 }
 
 /// The named bounds of a member's front desk.
@@ -89,6 +90,7 @@ impl Default for MemberSettings {
             last_words: Duration::from_millis(20),
             limits: MemberLimits::default(),
             sync: SyncLimits::default(),
+            batch: BatchLimits::default(),
         }
     }
 }
@@ -108,6 +110,6 @@ pub fn open<R: StateReader>(
     machine.bootstrap(bootstrap.clone());
     let stored = machine.configuration().cloned().unwrap_or(bootstrap);
     let applied = machine.applied().index;
-    let sync = settings.sync;
-    (LogHalf::new(consensus, settings, recovered, stored, applied, now), StateHalf::new(machine, sync, stored_bytes))
+    let (sync, batch) = (settings.sync, settings.batch);
+    (LogHalf::new(consensus, settings, recovered, stored, applied, now), StateHalf::new(machine, sync, batch, stored_bytes))
 }

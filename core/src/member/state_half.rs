@@ -16,6 +16,7 @@ use alloc::{
     sync::Arc,
     vec::Vec,
 };
+use core::time::Duration;
 
 /// What a host tells the state half.
 #[derive(Clone, Debug)]
@@ -81,12 +82,37 @@ impl Default for SyncLimits {
     }
 }
 
+/// What waits a little for more of its kind, since each time costs a turn of another thread.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimits {
+    /// What was applied is handed to the state store once it has so many bytes ...
+    pub persist_bytes: usize,
+    /// ... or has waited so long.
+    pub persist_delay: Duration,
+    /// The log half is told how far is applied once it is so many entries behind ...
+    pub report_entries: u64,
+    /// ... or for so long.
+    pub report_delay: Duration,
+}
+
+impl Default for BatchLimits {
+    fn default() -> Self {
+        Self {
+            persist_bytes: 1 << 20,
+            persist_delay: Duration::from_millis(10),
+            report_entries: 256,
+            report_delay: Duration::from_millis(5),
+        }
+    }
+}
+
 /// The state half of one member.
 #[derive(Debug)]
 pub struct StateHalf<R: StateReader> {
     machine: Machine<R>,
     effects: Vec<MachineEffect<R>>,
     sync_limits: SyncLimits,
+    batch_limits: BatchLimits,
     /// Committed, not yet applied. Bounded by the consensus actor's `unapplied_entries` and `unapplied_bytes`.
     committed: VecDeque<Arc<[Entry]>>,
     /// Answers owed to clients of this member, by the sequence of their request ids. Bounded likewise.
@@ -94,8 +120,9 @@ pub struct StateHalf<R: StateReader> {
     /// Reads that wait for the machine to reach their index. Bounded by the consensus actor's `pending_reads`.
     reads: BTreeMap<(LogIndex, Ticket), Monotonic>,
     due: Due,
-    /// Batches held back until this member's own WAL has their entries. Bounded by the machine's `unpersisted_bytes`.
-    held: VecDeque<(BatchNumber, WriteBatch, LogId)>,
+    /// Batches held back until this member's own WAL has their entries, and a little longer. Bounded by the machine's
+    /// `unpersisted_bytes`.
+    held: Held,
     /// Batches handed to the host and not yet synced.
     unsynced: VecDeque<(BatchNumber, LogIndex)>,
     /// This member's log is durable through here, since that write.
@@ -107,6 +134,23 @@ pub struct StateHalf<R: StateReader> {
     stored_bytes: u64,
     /// What the log half was told: the applied index, and whether the alarm is raised.
     reported: Option<(LogIndex, bool)>,
+    /// When it is told more at the latest; never, if there is nothing to tell.
+    report_at: Monotonic,
+}
+
+/// Batches that have not been handed to the state store.
+#[derive(Debug)]
+struct Held {
+    batches: VecDeque<(BatchNumber, WriteBatch, LogId)>,
+    bytes: usize,
+    /// When they leave at the latest, those whose entries are durable; never, if there are none.
+    leave_at: Monotonic,
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self { batches: VecDeque::new(), bytes: 0, leave_at: Monotonic::NEVER }
+    }
 }
 
 /// What has been written behind since the last sync, and whether one is under way.
@@ -118,17 +162,18 @@ struct SyncProgress {
 }
 
 impl<R: StateReader> StateHalf<R> {
-    pub(super) fn new(machine: Machine<R>, sync_limits: SyncLimits, stored_bytes: u64) -> Self {
+    pub(super) fn new(machine: Machine<R>, sync_limits: SyncLimits, batch_limits: BatchLimits, stored_bytes: u64) -> Self {
         let applied = machine.applied().index;
         Self {
             machine,
             effects: Vec::new(),
             sync_limits,
+            batch_limits,
             committed: VecDeque::new(),
             owed: BTreeMap::new(),
             reads: BTreeMap::new(),
             due: Due::default(),
-            held: VecDeque::new(),
+            held: Held::default(),
             unsynced: VecDeque::new(),
             durable: (LogIndex::default(), WriteNumber::default()),
             synced: LogIndex::default(),
@@ -136,13 +181,14 @@ impl<R: StateReader> StateHalf<R> {
             sync: SyncProgress { begun_at: applied, ..SyncProgress::default() },
             stored_bytes,
             reported: None,
+            report_at: Monotonic::NEVER,
         }
     }
 
     /// When to `step` with `Wake`, if nothing else happens first.
     #[must_use]
     pub fn deadline(&self) -> Monotonic {
-        self.due.at()
+        self.due.at().min(self.held.leave_at).min(self.report_at)
     }
 
     /// Advances by one input. Most effects come from the flush.
@@ -168,7 +214,7 @@ impl<R: StateReader> StateHalf<R> {
     }
 
     /// Applies what is committed, publishes the new state, answers from it, and writes behind what this member's WAL already has.
-    pub fn flush(&mut self, _now: Now, out: &mut Vec<StateEffect<R>>) {
+    pub fn flush(&mut self, now: Now, out: &mut Vec<StateEffect<R>>) {
         while !self.machine.is_congested() {
             let Some(entries) = self.committed.pop_front() else { break };
             self.machine.step(MachineInput::Apply(entries), &mut self.effects);
@@ -176,9 +222,9 @@ impl<R: StateReader> StateHalf<R> {
         self.machine.flush(&mut self.effects);
         self.route(out);
         self.answer_reads(out);
-        self.release_batches(out);
+        self.release_batches(now.monotonic, out);
         self.sync_when_due(out);
-        self.report(out);
+        self.report_when_due(now.monotonic, out);
         self.check_invariants();
     }
 
@@ -232,6 +278,10 @@ impl<R: StateReader> StateHalf<R> {
         let newest = self.unsynced.drain(..covered).next_back();
         if let Some((_, applied)) = newest {
             self.synced_before = core::mem::replace(&mut self.synced, applied);
+            // What is synced is applied: the log half must not hear of the one without the other.
+            if self.reported.is_none_or(|(told, _)| told < self.synced_before) {
+                self.report(out);
+            }
             out.push(StateEffect::Log(Report::Synced(self.synced_before)));
         }
         self.machine.step(MachineInput::Synced(number), &mut self.effects);
@@ -244,7 +294,10 @@ impl<R: StateReader> StateHalf<R> {
             match effect {
                 MachineEffect::Publish(view) => out.push(StateEffect::Publish(view)),
                 MachineEffect::Reply(request, answer) => self.answer(request, answer, out),
-                MachineEffect::Persist { number, batch, applied } => self.held.push_back((number, batch, applied)),
+                MachineEffect::Persist { number, batch, applied } => {
+                    self.held.bytes += batch.bytes;
+                    self.held.batches.push_back((number, batch, applied));
+                }
                 MachineEffect::SyncState => {
                     self.sync.under_way = true;
                     out.push(StateEffect::Store(StoreWork::Sync));
@@ -279,16 +332,32 @@ impl<R: StateReader> StateHalf<R> {
 
     /// The state store may never be ahead of this member's own durable log, or a restart would find applied what it cannot read.
     /// Nor may it hold anything before the log's first write: a state without a log is one that has lost its log.
-    fn release_batches(&mut self, out: &mut Vec<StateEffect<R>>) {
+    ///
+    /// What may leave waits for more, and leaves as one batch.
+    fn release_batches(&mut self, now: Monotonic, out: &mut Vec<StateEffect<R>>) {
         let (durable, after) = self.durable;
-        if after == WriteNumber(0) {
+        let held = &mut self.held;
+        let may_leave = |applied: LogId| after > WriteNumber(0) && applied.index <= durable;
+        if !held.batches.front().is_some_and(|(_, _, applied)| may_leave(*applied)) {
+            held.leave_at = Monotonic::NEVER;
             return;
         }
-        while let Some((number, batch, applied)) = self.held.pop_front_if(|(_, _, applied)| applied.index <= durable) {
-            self.sync.bytes += batch.bytes;
-            self.unsynced.push_back((number, applied.index));
-            out.push(StateEffect::Store(StoreWork::Persist { number, batch, applied, after }));
+        held.leave_at = held.leave_at.min(now + self.batch_limits.persist_delay);
+        if held.bytes < self.batch_limits.persist_bytes && now < held.leave_at && !self.machine.is_congested() {
+            return;
         }
+        let mut leaving = WriteBatch::default();
+        let mut reached = None;
+        while let Some((number, batch, applied)) = held.batches.pop_front_if(|(_, _, applied)| may_leave(*applied)) {
+            held.bytes -= batch.bytes;
+            leaving.absorb(batch);
+            reached = Some((number, applied));
+        }
+        held.leave_at = Monotonic::NEVER;
+        let (number, applied) = reached.expect("the first may leave");
+        self.sync.bytes += leaving.bytes;
+        self.unsynced.push_back((number, applied.index));
+        out.push(StateEffect::Store(StoreWork::Persist { number, batch: leaving, applied, after }));
     }
 
     fn sync_when_due(&mut self, out: &mut Vec<StateEffect<R>>) {
@@ -301,18 +370,34 @@ impl<R: StateReader> StateHalf<R> {
         }
     }
 
-    fn report(&mut self, out: &mut Vec<StateEffect<R>>) {
+    /// Tells the log half how far is applied, at once if the alarm came or went.
+    fn report_when_due(&mut self, now: Monotonic, out: &mut Vec<StateEffect<R>>) {
+        let reached = self.reached();
+        // What is stored changes with every batch; on its own it is not worth a turn of the other half.
+        if self.reported == Some(reached) {
+            return;
+        }
+        self.report_at = self.report_at.min(now + self.batch_limits.report_delay);
+        let (index, no_space) = reached;
+        let waits = self.reported.is_some_and(|(told, alarm)| alarm == no_space && index.0 < told.0 + self.batch_limits.report_entries);
+        if !waits || now >= self.report_at {
+            self.report(out);
+        }
+    }
+
+    /// How far is applied and published, and whether this member's alarm is raised.
+    fn reached(&self) -> (LogIndex, bool) {
         let view = self.machine.view();
         let alarm = Alarm { member: self.machine.member(), kind: AlarmKind::NoSpace };
-        let no_space = view.alarms().contains(&alarm);
+        (view.applied().index, view.alarms().contains(&alarm))
+    }
+
+    fn report(&mut self, out: &mut Vec<StateEffect<R>>) {
+        let (index, no_space) = self.reached();
+        self.report_at = Monotonic::NEVER;
+        self.reported = Some((index, no_space));
         let stored_bytes = self.stored_bytes + self.machine.unpersisted_bytes();
-        let report = Report::Applied { index: view.applied().index, stored_bytes, no_space };
-        // What is stored changes with every batch; on its own it is not worth a turn of the other half.
-        let told = (view.applied().index, no_space);
-        if self.reported != Some(told) {
-            self.reported = Some(told);
-            out.push(StateEffect::Log(report));
-        }
+        out.push(StateEffect::Log(Report::Applied { index, stored_bytes, no_space }));
     }
 
     /// What is committed will be applied, but whoever gives up now cannot be told with which result.
@@ -333,8 +418,6 @@ impl<R: StateReader> StateHalf<R> {
     fn check_invariants(&self) {
         assert!(self.synced_before <= self.synced, "sync went back: {} after {}", self.synced, self.synced_before);
         assert!(self.synced <= self.applied(), "synced {} but applied only {}", self.synced, self.applied());
-        let held = self.held.front().map(|(_, _, applied)| applied.index);
-        let (durable, write) = self.durable;
-        assert!(held.is_none_or(|applied| applied > durable || write == WriteNumber(0)), "a batch is held that could leave");
+        assert!(!self.held.batches.is_empty() || self.held.bytes == 0, "{} bytes of no batch are held", self.held.bytes);
     }
 }

@@ -138,8 +138,9 @@ impl<R: StateReader> Store<R> {
         self.revision = id.main;
     }
 
-    /// Lets go of the oldest rows in memory beyond `bytes`, but of none after `persisted`, which `reader` may not have.
-    pub fn evict(&mut self, bytes: usize, persisted: Revision) {
+    /// Lets go of the oldest rows in memory beyond `bytes`, but of none after `persisted`, which `reader` may not have. Says whether
+    /// there were any.
+    pub fn evict(&mut self, bytes: usize, persisted: Revision) -> bool {
         let mut over = self.recent.sum().bytes.saturating_sub(bytes as u64);
         let mut from = None;
         for (id, row) in self.recent.range::<RevisionId>(None, None) {
@@ -154,6 +155,7 @@ impl<R: StateReader> Store<R> {
             self.recent.trim_below(&from);
             self.recent_from = from;
         }
+        from.is_some()
     }
 
     /// The revision that a request for `asked` reads at.

@@ -7,8 +7,8 @@ use quorate_core::command::{Command, KeyRange, Put, Range, Refusal};
 use quorate_core::consensus::{Limits, Settings};
 use quorate_core::machine::{Machine, MachineLimits, MachineSettings, stored_applied};
 use quorate_core::member::{
-    self, Answer, Body, LogEffect, LogHalf, LogInput, MemberSettings, Request, StateEffect, StateHalf, StateInput, StoreDone, StoreWork,
-    Ticket, WalDone, WalWork, prepare,
+    self, Answer, BatchLimits, Body, LogEffect, LogHalf, LogInput, MemberSettings, Request, StateEffect, StateHalf, StateInput, StoreDone,
+    StoreWork, Ticket, WalDone, WalWork, prepare,
 };
 use quorate_core::mvcc::View;
 use quorate_core::storage::WalOp;
@@ -220,7 +220,7 @@ impl Cluster {
             limits: Limits::default(),
         };
         let now = Now { monotonic: Monotonic(self.now), wall: WallMs(0) };
-        let (log, state) = member::open(settings, MemberSettings::default(), recovered, configuration, machine, 0, now);
+        let (log, state) = member::open(settings, member_settings(), recovered, configuration, machine, 0, now);
         let view = state.view();
         let hub = Hub::new(self.hub, Arc::clone(&view), now);
         process.running = Some(Running { log, state, hub, view });
@@ -412,4 +412,10 @@ fn execute(segments: &mut BTreeMap<SegmentId, Vec<u8>>, op: WalOp) {
         WalOp::Remove { segment } => drop(segments.remove(&segment)),
         WalOp::Sync { .. } | WalOp::SyncDirectory => {}
     }
+}
+
+/// Nothing waits for more of its kind: each thing is told when it happens.
+fn member_settings() -> MemberSettings {
+    let batch = BatchLimits { persist_delay: Duration::ZERO, report_delay: Duration::ZERO, ..BatchLimits::default() };
+    MemberSettings { batch, ..MemberSettings::default() }
 }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{state::FjallReader, transport::frame::COMMAND_BYTES};
 use quorate_core::{
-    command::{Command, Refusal, Reply},
+    command::{Command, RaftStatus, Refusal, Reply},
     member::{Answer, Body, Request, Ticket, prepare},
     mvcc::View,
     types::{MemberId, Monotonic, Revision, StreamId},
@@ -166,12 +166,14 @@ impl Front for MemberHandle {
     }
 
     fn status(&self) -> Status {
-        let in_use = self.current().live_bytes();
+        let current = self.current();
+        let in_use = current.live_bytes();
         let bytes = self.shared.usage.bytes().max(in_use);
         let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         Status {
             cluster: self.shared.member.cluster,
-            raft: self.shared.status(),
+            // The log half hears of what is applied some time after everyone else can see it.
+            raft: RaftStatus { applied: current.applied().index, ..self.shared.status() },
             db_bytes: signed(bytes),
             db_bytes_in_use: signed(in_use),
             quota_bytes: self.shared.member.quota_bytes.map_or(0, signed),

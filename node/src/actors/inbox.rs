@@ -18,10 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 /// Inputs from clients and peers waiting for the log half; whoever adds one above that waits.
 pub const INBOX_INPUTS: usize = 65_536;
 
-/// Bytes of other members' messages waiting for the log half; the connection of one that does not fit is not read from meanwhile.
-pub const INBOX_PEER_BYTES: usize = 128 << 20;
-
-/// Where other members' messages enter.
+/// Where other members' messages enter. The connection of one that does not fit is not read from meanwhile.
 #[derive(Debug)]
 pub struct PeerInbox {
     inbox: mpsc::Sender<Inbound>,
@@ -29,9 +26,10 @@ pub struct PeerInbox {
 }
 
 impl PeerInbox {
+    /// `bytes`: of messages that wait for the log half.
     #[must_use]
-    pub fn new(inbox: mpsc::Sender<Inbound>) -> Self {
-        Self { inbox, bytes: ByteBudget::new(INBOX_PEER_BYTES) }
+    pub fn new(inbox: mpsc::Sender<Inbound>, bytes: usize) -> Self {
+        Self { inbox, bytes: ByteBudget::new(bytes) }
     }
 
     /// Waits for room.
@@ -47,7 +45,7 @@ impl PeerInbox {
 pub enum Inbound {
     Client(Request),
     Cancel(Ticket),
-    /// With its share of [`INBOX_PEER_BYTES`].
+    /// With its share of the bytes that may wait.
     Peer(PeerEvent, OwnedSemaphorePermit),
     /// Requests that come later are refused.
     Stop,
@@ -123,10 +121,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_peer_is_not_read_from_while_its_messages_fill_the_inbox() {
+        const BYTES: usize = 4 << 20;
         let (sender, mut receiver) = Inbound::queue();
-        let inbox = PeerInbox::new(sender);
+        let inbox = PeerInbox::new(sender, BYTES);
         let request = RequestId { member: MemberId(2), boot: Boot(1), sequence: 0 };
-        let proposal = Proposal { request, command: Bytes::from(vec![0; INBOX_PEER_BYTES / 4]) };
+        let proposal = Proposal { request, command: Bytes::from(vec![0; BYTES / 4]) };
         let envelope = Envelope {
             from: MemberId(2),
             to: MemberId(1),
@@ -145,7 +144,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_inbox_takes_one_more_input_for_each_that_is_taken_out() {
         let (sender, mut receiver) = Inbound::queue();
-        let peers = PeerInbox::new(sender.clone());
+        let peers = PeerInbox::new(sender.clone(), 4 << 20);
         let closed = || PeerEvent::Closed(MemberId(2));
         for _ in 1..INBOX_INPUTS {
             peers.deliver(closed()).await;

@@ -11,9 +11,9 @@ mod timer;
 mod watch;
 
 pub use handle::MemberHandle;
-pub use inbox::{INBOX_INPUTS, INBOX_PEER_BYTES, Inbound, PeerInbox, TellLog, Told};
+pub use inbox::{INBOX_INPUTS, Inbound, PeerInbox, TellLog, Told};
 pub use log::{LogActor, LogParts};
-pub use shared::{Leadership, Member, PROPOSALS_BYTES, Shared};
+pub use shared::{Leadership, Member, Shared};
 pub use state::{StateActor, StateParts, StateQueue, store_done};
 pub use tickets::Tickets;
 pub use watch::{HubActor, HubHandle};

@@ -15,9 +15,6 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// Bytes of proposals that clients wait for, over all workers. A proposal above that is refused with too many requests.
-pub const PROPOSALS_BYTES: usize = 256 << 20;
-
 /// Who leads, as this member knows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Leadership {
@@ -34,6 +31,8 @@ pub struct Member {
     /// For whoever shows it; `None`: unlimited.
     pub quota_bytes: Option<u64>,
     pub max_request_bytes: usize,
+    /// Bytes of proposals that clients wait for, over all workers; one above that is refused with too many requests.
+    pub proposals_bytes: usize,
     /// How long a request may wait to reach the member.
     pub request_timeout: Duration,
     pub election_timeout: Duration,
@@ -52,7 +51,7 @@ pub struct Shared {
     pub streams: AtomicU64,
     /// Who waits for which answer.
     pub tickets: Tickets,
-    /// Bytes of proposals on their way; see [`PROPOSALS_BYTES`].
+    /// Bytes of proposals on their way; see [`Member::proposals_bytes`].
     pub proposals: ByteBudget,
     status: Mutex<RaftStatus>,
 }
@@ -68,6 +67,7 @@ impl Shared {
     pub fn new(member: Member, clock: Clock, usage: Arc<Usage>, view: Arc<View<FjallReader>>) -> Self {
         let status = RaftStatus { member: member.member, ..RaftStatus::default() };
         Self {
+            proposals: ByteBudget::new(member.proposals_bytes),
             member,
             clock,
             usage,
@@ -76,7 +76,6 @@ impl Shared {
             swept: watch::Sender::new(Revision(0)),
             streams: AtomicU64::new(0),
             tickets: Tickets::default(),
-            proposals: ByteBudget::new(PROPOSALS_BYTES),
             status: Mutex::new(status),
         }
     }
@@ -96,7 +95,7 @@ impl Shared {
     /// Of a member that has just been founded, with its state in a directory.
     pub(crate) fn of_a_new_member(directory: &std::path::Path) -> Arc<Self> {
         use quorate_core::machine::{Machine, MachineLimits, MachineSettings};
-        let store = crate::state::StateStore::open(&directory.join("state")).unwrap();
+        let store = crate::state::StateStore::open(&directory.join("state"), crate::memory::MemoryBudget::default()).unwrap();
         let settings = MachineSettings { member: MemberId(1), boot: Boot(1), limits: MachineLimits::default() };
         let machine = Machine::open(settings, store.reader()).unwrap();
         let member = Member {
@@ -105,6 +104,7 @@ impl Shared {
             boot: Boot(1),
             quota_bytes: None,
             max_request_bytes: 1 << 20,
+            proposals_bytes: 256 << 20,
             request_timeout: Duration::from_secs(5),
             election_timeout: Duration::from_secs(1),
         };
@@ -119,6 +119,7 @@ mod tests {
     #[test]
     fn proposals_above_their_bytes_find_no_room_until_others_are_answered() {
         const REQUEST: usize = 1_536 << 10;
+        const PROPOSALS_BYTES: usize = 256 << 20;
         let budget = ByteBudget::new(PROPOSALS_BYTES);
         let taken: Vec<_> = std::iter::from_fn(|| budget.try_take(REQUEST as u64)).collect();
         assert_eq!(taken.len(), PROPOSALS_BYTES / REQUEST);

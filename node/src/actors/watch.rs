@@ -9,12 +9,16 @@ use quorate_core::{
     watch::{Hub, HubEffect, HubInput, HubLimits, WatchResponse},
 };
 use quorate_web::front::WatchStreamRequest;
-use std::{collections::HashMap, fmt, sync::Arc};
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::WatchStream;
+use std::{cell::Cell, collections::HashMap, fmt, rc::Rc, sync::Arc, time::Duration};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::timeout,
+};
 
 /// Requests of all streams of one worker, waiting for its hub.
 const HUB_REQUESTS: usize = 4_096;
+/// How old the state may be that a hub without streams holds, at least.
+const UNWATCHED_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(super) enum HubRequest {
@@ -40,6 +44,22 @@ struct Client {
     full: watch::Sender<bool>,
 }
 
+/// Whether a worker's hub has streams.
+#[derive(Default)]
+struct Watched {
+    now: Cell<bool>,
+    begins: Notify,
+}
+
+impl Watched {
+    fn set(&self, watched: bool) {
+        if watched && !self.now.replace(watched) {
+            self.begins.notify_one();
+        }
+        self.now.set(watched);
+    }
+}
+
 /// The hub's actor.
 pub struct HubActor {
     hub: Hub<FjallReader>,
@@ -48,6 +68,7 @@ pub struct HubActor {
     streams: HashMap<StreamId, Client>,
     /// Streams that were handed something, or took something, since the last turn.
     touched: Vec<StreamId>,
+    is_watched: Rc<Watched>,
     effects: Vec<HubEffect>,
     timer: Timer,
 }
@@ -70,6 +91,7 @@ impl HubActor {
             queue: Some(queue),
             streams: HashMap::new(),
             touched: Vec::new(),
+            is_watched: Rc::default(),
             effects: Vec::new(),
             timer: Timer::default(),
         }
@@ -114,6 +136,7 @@ impl HubActor {
     }
 
     fn finish(&mut self, ctx: &mut Context<Self>) {
+        self.is_watched.set(!self.streams.is_empty());
         for HubEffect { stream, response } in self.effects.drain(..) {
             // A stream that closed meanwhile needs nothing.
             if let Some(client) = self.streams.get(&stream) {
@@ -141,8 +164,25 @@ impl Actor for HubActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.add_stream(batches(self.queue.take().expect("started once")));
-        ctx.add_stream(WatchStream::new(self.shared.view.subscribe()));
+        ctx.add_stream(views(self.shared.view.subscribe(), Rc::clone(&self.is_watched)));
     }
+}
+
+/// What is published, for a hub: a worker without watchers would be woken by each write for nothing, so it is told only once in a while,
+/// lest it keep an old state in memory.
+fn views(
+    published: watch::Receiver<Arc<View<FjallReader>>>,
+    is_watched: Rc<Watched>,
+) -> impl futures::Stream<Item = Arc<View<FjallReader>>> {
+    futures::stream::unfold((published, is_watched), |(mut published, is_watched)| async move {
+        if !is_watched.now.get() {
+            // Whoever opens a stream meanwhile ends the pause.
+            let _ = timeout(UNWATCHED_PAUSE, is_watched.begins.notified()).await;
+        }
+        published.changed().await.ok()?;
+        let view = published.borrow_and_update().clone();
+        Some((view, (published, is_watched)))
+    })
 }
 
 impl StreamHandler<Vec<HubRequest>> for HubActor {

@@ -49,7 +49,7 @@ fn open(root: &Path) -> DataDir {
 
 fn found(root: &Path, entries: &[Entry]) {
     let directory = open(root);
-    let recovery = recover(&directory, &founding("one"), Origin::Founded).unwrap();
+    let recovery = recover(&directory, &founding("one"), Origin::Founded, MemoryBudget::default()).unwrap();
     assert!(recovery.founded);
     live(&directory, recovery.log.planner, entries);
 }
@@ -88,13 +88,13 @@ fn data_of_another_cluster_is_refused_with_both_ids_and_left_as_it_is() {
     fs::write(home.path().join("member/wal/7.tmp"), b"half").unwrap();
     let before = content(home.path());
     let (ours, theirs) = (founding("another"), founding("one"));
-    let error = recover(&open(home.path()), &ours, Origin::Founded).unwrap_err();
+    let error = recover(&open(home.path()), &ours, Origin::Founded, MemoryBudget::default()).unwrap_err();
     let ids = [ours.member.to_string(), ours.cluster.to_string(), theirs.member.to_string(), theirs.cluster.to_string()];
     for part in ids.iter().map(String::as_str).chain([home.path().to_str().unwrap(), "--data-dir", "--initial-cluster-token"]) {
         assert!(error.contains(part), "{part:?} is missing in: {error}");
     }
     assert_eq!(content(home.path()), before);
-    recover(&open(home.path()), &theirs, Origin::Founded).unwrap();
+    recover(&open(home.path()), &theirs, Origin::Founded, MemoryBudget::default()).unwrap();
     assert!(!home.path().join("member/wal/7.tmp").exists(), "leftovers are the owner's to remove");
 }
 
@@ -103,7 +103,9 @@ fn another_members_data_of_the_same_cluster_is_refused_too() {
     let home = tempfile::tempdir().unwrap();
     found(home.path(), &[]);
     let other = Founding { member: MemberId(5), ..founding("one") };
-    assert!(recover(&open(home.path()), &other, Origin::Founded).unwrap_err().contains("holds the data of member"));
+    assert!(
+        recover(&open(home.path()), &other, Origin::Founded, MemoryBudget::default()).unwrap_err().contains("holds the data of member")
+    );
 }
 
 #[test]
@@ -111,7 +113,7 @@ fn flags_that_do_not_found_a_cluster_are_ignored_once_there_is_data() {
     let home = tempfile::tempdir().unwrap();
     found(home.path(), &[]);
     for origin in [Origin::Unstated, Origin::Joined] {
-        let recovery = recover(&open(home.path()), &founding("another"), origin).unwrap();
+        let recovery = recover(&open(home.path()), &founding("another"), origin, MemoryBudget::default()).unwrap();
         assert_eq!((recovery.identity.cluster, recovery.founded), (founding("one").cluster, false), "{origin:?}");
     }
 }
@@ -119,7 +121,7 @@ fn flags_that_do_not_found_a_cluster_are_ignored_once_there_is_data() {
 #[test]
 fn joining_without_data_is_refused_and_says_what_is_served() {
     let home = tempfile::tempdir().unwrap();
-    let error = recover(&open(home.path()), &founding("one"), Origin::Joined).unwrap_err();
+    let error = recover(&open(home.path()), &founding("one"), Origin::Joined, MemoryBudget::default()).unwrap_err();
     for part in [home.path().to_str().unwrap(), "existing", "does not serve yet", "--initial-cluster-state=new"] {
         assert!(error.contains(part), "{part:?} is missing in: {error}");
     }
@@ -131,7 +133,7 @@ fn a_member_that_never_heard_from_a_leader_is_still_new_in_its_second_life() {
     found(home.path(), &[]);
     let life = |entries: &[Entry]| {
         let directory = open(home.path());
-        let recovery = recover(&directory, &founding("one"), Origin::Founded).unwrap();
+        let recovery = recover(&directory, &founding("one"), Origin::Founded, MemoryBudget::default()).unwrap();
         let new = recovery.log.holds_only_bootstrap();
         live(&directory, recovery.log.planner, entries);
         (recovery.founded, new)
@@ -147,7 +149,7 @@ fn who_announced_itself_is_known_from_the_log_before_anything_is_applied() {
     let range = quorate_core::command::KeyRange { key: vec![1].into(), end: Vec::new().into() };
     let delete = Command::DeleteRange(quorate_core::command::DeleteRange { range, prev_kv: false });
     found(home.path(), &[announcement(3, 7), command(4, &delete), announcement(5, 8)]);
-    let recovery = recover(&open(home.path()), &founding("one"), Origin::Founded).unwrap();
+    let recovery = recover(&open(home.path()), &founding("one"), Origin::Founded, MemoryBudget::default()).unwrap();
     assert_eq!(applied(&recovery.store).unwrap(), LogIndex(0));
     assert_eq!(recovery.announced, BTreeSet::from([MemberId(7), MemberId(8)]));
 }
@@ -176,7 +178,7 @@ fn state_that_is_gone_while_the_log_was_released_is_refused_with_both_directorie
     let behind = planner.first().0 - 1;
     drop(wal);
     threads.join();
-    let error = recover(&directory, &ours, Origin::Founded).unwrap_err();
+    let error = recover(&directory, &ours, Origin::Founded, MemoryBudget::default()).unwrap_err();
     let places = [directory.state().display().to_string(), directory.wal().display().to_string(), format!("begins behind {behind}")];
     for part in places.iter().map(String::as_str).chain(["has applied 0", "is lost", "remove this member"]) {
         assert!(error.contains(part), "{part:?} is missing in: {error}");
@@ -198,7 +200,7 @@ struct Loner {
 impl Loner {
     fn found(root: &Path, settings: WalSettings) -> Self {
         let directory = open(root);
-        let mut recovery = recover(&directory, &founding("one"), Origin::Founded).unwrap();
+        let mut recovery = recover(&directory, &founding("one"), Origin::Founded, MemoryBudget::default()).unwrap();
         recovery.machine.bootstrap(recovery.bootstrap);
         let identity = recovery.identity;
         let (entries, _) = bootstrap_entries(&founding("one").members);
@@ -312,7 +314,7 @@ fn moved(root: &Path) -> u32 {
 
 /// What a start over damaged files may do: refuse with all that an operator needs, or have everything.
 fn refused_or_whole(directory: &DataDir, hash: u32) -> Option<String> {
-    match recover(directory, &founding("one"), Origin::Founded) {
+    match recover(directory, &founding("one"), Origin::Founded, MemoryBudget::default()) {
         Err(error) => Some(error),
         Ok(recovery) => {
             let view = recovery.machine.view();
@@ -355,7 +357,7 @@ fn a_lost_state_is_made_again_from_a_log_that_has_everything() {
     let directory = open(home.path());
     let (path, end) = journal(&directory);
     flip(&path, end / 2);
-    let recovery = recover(&directory, &founding("one"), Origin::Founded).unwrap();
+    let recovery = recover(&directory, &founding("one"), Origin::Founded, MemoryBudget::default()).unwrap();
     assert!(recovery.store.repaired.as_ref().is_some_and(|what| what.contains("state.damaged-1")), "{:?}", recovery.store.repaired);
     assert_eq!((recovery.log.base.index, recovery.log.entries.len()), (LogIndex(0), 52));
 }
@@ -378,7 +380,7 @@ fn a_log_whose_front_is_gone_is_refused_and_left_as_it_is() {
         } else {
             found(home.path(), &(3..50).map(|index| command(index, &put(7))).collect::<Vec<_>>());
             let directory = open(home.path());
-            live(&directory, recover(&directory, &founding("one"), Origin::Founded).unwrap().log.planner, &[]);
+            live(&directory, recover(&directory, &founding("one"), Origin::Founded, MemoryBudget::default()).unwrap().log.planner, &[]);
         }
         let directory = open(home.path());
         let path = only_segment(&directory);
@@ -387,7 +389,7 @@ fn a_log_whose_front_is_gone_is_refused_and_left_as_it_is() {
         fs::write(&path, bytes).unwrap();
         let before = content(directory.wal());
         for origin in [Origin::Founded, Origin::Unstated] {
-            let error = recover(&directory, &founding("one"), origin).unwrap_err();
+            let error = recover(&directory, &founding("one"), origin, MemoryBudget::default()).unwrap_err();
             for part in [path.file_name().unwrap().to_str().unwrap(), "this member", "remove"] {
                 assert!(error.contains(part), "{part:?} is missing in: {error}");
             }
@@ -404,7 +406,7 @@ fn a_short_segment_is_refused_and_left_as_it_is() {
         let directory = open(home.path());
         let path = only_segment(&directory);
         fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length).unwrap();
-        let error = recover(&directory, &founding("one"), Origin::Founded).unwrap_err();
+        let error = recover(&directory, &founding("one"), Origin::Founded, MemoryBudget::default()).unwrap_err();
         for part in [path.file_name().unwrap().to_str().unwrap(), "this member", "remove"] {
             assert!(error.contains(part), "{length}: {part:?} is missing in: {error}");
         }
@@ -428,7 +430,7 @@ fn a_log_that_ends_before_what_is_applied_is_refused() {
         [5; 32],
     );
     live(&directory, founded.planner, &[]);
-    let error = recover(&directory, &founding("one"), Origin::Founded).unwrap_err();
+    let error = recover(&directory, &founding("one"), Origin::Founded, MemoryBudget::default()).unwrap_err();
     for part in ["has applied 52", "ends at 2", "Put the log back"] {
         assert!(error.contains(part), "{part:?} is missing in: {error}");
     }
@@ -440,7 +442,7 @@ fn a_first_start_that_was_interrupted_is_started_again_and_its_files_are_kept() 
     let directory = open(home.path());
     let segment = directory.wal().join("0000000000000001.wal");
     fs::write(&segment, vec![0; 64 << 10]).unwrap();
-    assert!(recover(&directory, &founding("one"), Origin::Founded).unwrap().founded);
+    assert!(recover(&directory, &founding("one"), Origin::Founded, MemoryBudget::default()).unwrap().founded);
     assert!(directory.wal().join("aside-1/0000000000000001.wal").exists() && !segment.exists());
-    assert!(recover(&directory, &founding("one"), Origin::Founded).unwrap().founded);
+    assert!(recover(&directory, &founding("one"), Origin::Founded, MemoryBudget::default()).unwrap().founded);
 }

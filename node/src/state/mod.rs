@@ -15,6 +15,7 @@ mod tests;
 pub use persister::{Persister, StateEvent};
 pub use reader::FjallReader;
 
+use crate::memory::{BLOCK_CACHE, MEMTABLE, MemoryBudget};
 use fjall::{AbstractTree, CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use journal::Verdict;
 use mark::{Mark, MarkFile};
@@ -33,9 +34,6 @@ use std::{
 const PART_BYTES: u64 = 64 << 20;
 /// A part at least this large is closed when rows of it are retired, so that the rest of it can go as a whole later.
 const PART_CLOSED_AT_RETIRE_BYTES: u64 = 1 << 20;
-/// Memory of one keyspace before it is written out.
-const MEMTABLE_BYTES: u64 = 32 << 20;
-const CACHE_BYTES: u64 = 64 << 20;
 /// All of fjall's journals: what opening replays, at a cost a row, whether a row is in a table by then or not. The least it allows.
 const JOURNAL_BYTES: u64 = 64 << 20;
 /// Part names are `recent-` and the first main revision in 16 hexadecimal digits.
@@ -128,6 +126,7 @@ pub struct StateStore {
     /// What this layer keeps about itself: the retired mark and byte counts.
     host: Keyspace,
     marks: MarkFile,
+    memory: MemoryBudget,
     tables: Arc<Tables>,
     usage: Arc<Usage>,
     /// What opening had to mend, for the log.
@@ -143,8 +142,9 @@ impl fmt::Debug for StateStore {
 const RETIRED_KEY: &[u8] = b"retired";
 const SETTLED_BYTES_KEY: &[u8] = b"settled-bytes";
 
-fn options() -> KeyspaceCreateOptions {
-    KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES)
+/// A keyspace keeps the size of memtable that it was made with.
+fn options(memory: MemoryBudget) -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default().max_memtable_size(memory.of(MEMTABLE) as u64)
 }
 
 fn part_name(first: i64) -> String {
@@ -155,9 +155,9 @@ fn part_first(name: &str) -> Option<i64> {
     i64::from_str_radix(name.strip_prefix(PART_PREFIX)?, 16).ok()
 }
 
-fn open_database(path: &Path) -> fjall::Result<Database> {
+fn open_database(path: &Path, memory: MemoryBudget) -> fjall::Result<Database> {
     Database::builder(path)
-        .cache_size(CACHE_BYTES)
+        .cache_size(memory.of(BLOCK_CACHE) as u64)
         .max_journaling_size(JOURNAL_BYTES)
         .journal_compression(CompressionType::None)
         .worker_threads(WORKERS)
@@ -170,7 +170,7 @@ impl StateStore {
     /// # Errors
     /// The disk fails, the store was written by a newer release, or it is lost: [`Self::begin_anew`] then is for whoever can get
     /// its content from elsewhere.
-    pub fn open(path: &Path) -> Result<Self, StateError> {
+    pub fn open(path: &Path, memory: MemoryBudget) -> Result<Self, StateError> {
         fs::create_dir_all(path).map_err(failed("create", path))?;
         let mut marks = MarkFile::open(path).map_err(failed("open the mark of what is synced in", path))?;
         let mut repaired = None;
@@ -186,7 +186,7 @@ impl StateStore {
                 }
             }
         }
-        let database = match open_database(path) {
+        let database = match open_database(path, memory) {
             Ok(database) => database,
             Err(fjall::Error::InvalidVersion(version)) => {
                 return Err(StateError::Failed(format!(
@@ -196,21 +196,21 @@ impl StateStore {
             }
             Err(fjall::Error::Locked) => return Err(StateError::Failed(format!("{} is in use by another process", path.display()))),
             Err(error @ fjall::Error::Io(_)) if left_unfinished(path, &error) => {
-                return Self::begin_anew(path, &format!("an earlier start ended while it made the state store ({error})"));
+                return Self::begin_anew(path, memory, &format!("an earlier start ended while it made the state store ({error})"));
             }
             Err(error) => return Err(judge(path, &error)),
         };
         if let Some(cut) = marks.mark().cut_behind {
-            check_tables(&database, cut)?;
+            check_tables(&database, memory, cut)?;
         }
-        Self::with_database(path, database, marks, repaired)
+        Self::with_database(path, database, marks, memory, repaired)
     }
 
     /// Moves a store that is lost aside and makes an empty one.
     ///
     /// # Errors
     /// The disk fails.
-    pub fn begin_anew(path: &Path, what: &str) -> Result<Self, StateError> {
+    pub fn begin_anew(path: &Path, memory: MemoryBudget, what: &str) -> Result<Self, StateError> {
         let aside = (1..)
             .map(|number| PathBuf::from(format!("{}.damaged-{number}", path.display())))
             .find(|aside| !aside.exists())
@@ -219,12 +219,19 @@ impl StateStore {
         if let Some(parent) = path.parent() {
             fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed("sync", parent))?;
         }
-        let mut store = Self::open(path)?;
+        let mut store = Self::open(path, memory)?;
         store.repaired = Some(format!("{what}; it was moved to {}, an empty one takes its place", aside.display()));
         Ok(store)
     }
 
-    fn with_database(path: &Path, database: Database, marks: MarkFile, repaired: Option<String>) -> Result<Self, StateError> {
+    fn with_database(
+        path: &Path,
+        database: Database,
+        marks: MarkFile,
+        memory: MemoryBudget,
+        repaired: Option<String>,
+    ) -> Result<Self, StateError> {
+        let options = || options(memory);
         let host = database.keyspace("host", options)?;
         let retired = match host.get(RETIRED_KEY)? {
             Some(key) => quorate_core::storage::parse_recent_key(&key).ok_or_else(|| StateError::Lost("malformed retired mark".into()))?,
@@ -245,7 +252,7 @@ impl StateStore {
         }
         usage.settled.store(settled_bytes.unwrap_or(0), Ordering::Relaxed);
         let tables = Arc::new(Tables { meta, settled, recent, retired });
-        let mut store = Self { database, path: path.to_path_buf(), host, marks, tables, usage, repaired };
+        let mut store = Self { database, path: path.to_path_buf(), host, marks, memory, tables, usage, repaired };
         // Opening has synced what it found.
         store.mark_synced()?;
         Ok(store)
@@ -306,9 +313,9 @@ fn judge(path: &Path, error: &fjall::Error) -> StateError {
 
 /// After a cut: a table that holds what was behind it proves that it had been synced, and that other rows of the same batches are
 /// gone.
-fn check_tables(database: &Database, cut_behind: u64) -> Result<(), StateError> {
+fn check_tables(database: &Database, memory: MemoryBudget, cut_behind: u64) -> Result<(), StateError> {
     for name in database.list_keyspace_names() {
-        let keyspace = database.keyspace(&name, options)?;
+        let keyspace = database.keyspace(&name, || options(memory))?;
         if let Some(seqno) = keyspace.tree.get_highest_persisted_seqno().filter(|seqno| *seqno > cut_behind) {
             let what = format!("{} has batch {seqno}, but the journals end with batch {cut_behind}", keyspace.path().display());
             return Err(StateError::Lost(what));

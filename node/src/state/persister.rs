@@ -233,18 +233,19 @@ impl Writer {
                     let main = main_of(&key)?;
                     let part = self.part(main)?;
                     self.parts.count(main, (key.len() + value.len()) as u64);
-                    batch.insert(&part, &key[..], &value[..]);
+                    // What readers still have of it in memory is this very allocation.
+                    batch.insert(&part, key, value);
                 }
                 RowOp::Delete { table: Table::Recent, key } => {
                     let part = self.part(main_of(&key)?)?;
-                    batch.remove(&part, &key[..]);
+                    batch.remove(&part, key);
                 }
             }
         }
         for (key, value) in meta {
             match value {
-                Some(value) => batch.insert(&self.store.tables.meta, &key[..], &value[..]),
-                None => batch.remove(&self.store.tables.meta, &key[..]),
+                Some(value) => batch.insert(&self.store.tables.meta, key, value),
+                None => batch.remove(&self.store.tables.meta, key),
             }
         }
         if !settled.is_empty() {
@@ -274,9 +275,9 @@ impl Writer {
             match value {
                 Some(value) => {
                     bytes += (key.len() + value.len()) as u64;
-                    batch.insert(table, &key[..], &value[..]);
+                    batch.insert(table, key, value);
                 }
-                None => batch.remove(table, &key[..]),
+                None => batch.remove(table, key),
             }
         }
         batch.insert(&self.store.host, SETTLED_BYTES_KEY, bytes.to_le_bytes());
@@ -293,7 +294,7 @@ impl Writer {
                 return Ok(part.clone());
             }
         }
-        let part = self.store.database.keyspace(&part_name(main), options)?;
+        let part = self.store.database.keyspace(&part_name(main), || options(self.store.memory))?;
         self.change_tables(|tables| drop(tables.recent.insert(main, part.clone())));
         self.parts.newest_bytes = 0;
         self.parts.close_newest = false;

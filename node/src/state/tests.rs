@@ -18,7 +18,7 @@ type Row<'a> = (Table, &'a [u8], Option<&'a [u8]>);
 
 impl Host {
     fn open(path: &Path) -> Self {
-        let store = StateStore::open(path).unwrap();
+        let store = StateStore::open(path, MemoryBudget::default()).unwrap();
         let (sender, events) = mpsc::channel();
         let persister = Persister::start(store, move |event| drop(sender.send(event))).unwrap();
         Self { persister, events, number: BatchNumber::default() }
@@ -82,7 +82,7 @@ fn what_is_synced_is_there_after_reopening() {
     ]);
     assert_eq!(host.sync(), BatchNumber(1));
     host.persister.close();
-    let reader = StateStore::open(directory.path()).unwrap().reader();
+    let reader = StateStore::open(directory.path(), MemoryBudget::default()).unwrap().reader();
     assert_eq!(reader.get(Table::Meta, b"applied").unwrap().unwrap(), "1");
     assert_eq!(reader.get(Table::Recent, &recent_key(id(2))).unwrap().unwrap(), "row");
     assert_eq!(reader.get(Table::Settled, b"k").unwrap().unwrap(), "v");
@@ -216,7 +216,7 @@ fn retired_rows_are_gone_for_new_readers_and_stay_for_old_ones() {
     assert!(before.get(Table::Recent, &recent_key(id(3))).unwrap().is_some());
     drop((before, after));
     host.persister.close();
-    let store = StateStore::open(directory.path()).unwrap();
+    let store = StateStore::open(directory.path(), MemoryBudget::default()).unwrap();
     assert_eq!(mains(&store.reader()), 2);
     assert!(!store.tables.recent.contains_key(&1), "the first part is deleted, not hidden: {:?}", store.tables);
 }
@@ -269,8 +269,8 @@ fn a_journal_with_a_lost_page_in_its_last_batch_is_cut_before_it() {
     let middle = find_last(&bytes, &[10; 64]) - 8_192;
     bytes[middle..middle + 4_096].fill(0);
     fs::write(&journal, &bytes).unwrap();
-    assert!(open_database(directory.path()).is_err(), "the engine alone does not open it");
-    let store = StateStore::open(directory.path()).unwrap();
+    assert!(open_database(directory.path(), MemoryBudget::default()).is_err(), "the engine alone does not open it");
+    let store = StateStore::open(directory.path(), MemoryBudget::default()).unwrap();
     assert!(store.repaired.as_ref().unwrap().contains("was cut at byte"), "{:?}", store.repaired);
     let reader = store.reader();
     assert_eq!(reader.get(Table::Meta, b"applied").unwrap().unwrap()[..], [9]);
@@ -288,7 +288,7 @@ fn a_journal_that_ends_within_a_batch_loses_that_batch() {
     let bytes = fs::read(&journal).unwrap();
     let end = find_last(&bytes, &[10; 64]);
     fs::OpenOptions::new().write(true).open(&journal).unwrap().set_len(end as u64 - 100).unwrap();
-    let reader = StateStore::open(directory.path()).unwrap().reader();
+    let reader = StateStore::open(directory.path(), MemoryBudget::default()).unwrap().reader();
     assert_eq!(reader.get(Table::Meta, b"applied").unwrap().unwrap()[..], [9]);
 }
 
@@ -305,7 +305,7 @@ fn synced(directory: &Path) -> PathBuf {
 }
 
 fn lost(path: &Path) -> String {
-    match StateStore::open(path) {
+    match StateStore::open(path, MemoryBudget::default()) {
         Err(StateError::Lost(what)) => what,
         other => panic!("not lost: {other:?}"),
     }
@@ -335,7 +335,7 @@ fn a_journal_is_never_cut_below_a_sync_whatever_is_damaged() {
     let unsynced = find_last(&bytes, &[11; 64]);
     bytes[unsynced] ^= 4;
     fs::write(&journal, &bytes).unwrap();
-    let store = StateStore::open(directory.path()).unwrap();
+    let store = StateStore::open(directory.path(), MemoryBudget::default()).unwrap();
     assert!(store.repaired.as_ref().unwrap().contains("was cut at byte"), "{:?}", store.repaired);
     assert_eq!(store.reader().get(Table::Meta, b"applied").unwrap().unwrap()[..], [10]);
 }
@@ -351,7 +351,10 @@ fn a_journal_that_another_follows_is_whole_or_the_state_is_lost() {
     fs::write(&journal, &bytes).unwrap();
     assert!(lost(directory.path()).contains("when the next one was begun"));
     fs::write(&journal, &good).unwrap();
-    assert_eq!(StateStore::open(directory.path()).unwrap().reader().get(Table::Meta, b"applied").unwrap().unwrap()[..], [10]);
+    assert_eq!(
+        StateStore::open(directory.path(), MemoryBudget::default()).unwrap().reader().get(Table::Meta, b"applied").unwrap().unwrap()[..],
+        [10]
+    );
 }
 
 #[test]
@@ -373,8 +376,8 @@ fn a_cut_behind_which_a_table_has_more_is_a_lost_state_also_at_the_next_start() 
     host.commit(&[(Table::Meta, b"swept", Some(b"1"))]);
     host.commit(&[(Table::Meta, b"swept", Some(b"2")), (Table::Settled, b"moved", Some(&[2; 20_000]))]);
     host.persister.abandon();
-    let database = open_database(directory.path()).unwrap();
-    database.keyspace("meta", options).unwrap().rotate_memtable_and_wait().unwrap();
+    let database = open_database(directory.path(), MemoryBudget::default()).unwrap();
+    database.keyspace("meta", || options(MemoryBudget::default())).unwrap().rotate_memtable_and_wait().unwrap();
     drop(database);
     let journal = journal_of(directory.path());
     let mut bytes = fs::read(&journal).unwrap();
@@ -389,7 +392,7 @@ fn a_cut_behind_which_a_table_has_more_is_a_lost_state_also_at_the_next_start() 
 #[test]
 fn rows_that_outlived_a_compaction_are_missed_when_their_table_is_gone() {
     let directory = tempfile::tempdir().unwrap();
-    let store = StateStore::open(directory.path()).unwrap();
+    let store = StateStore::open(directory.path(), MemoryBudget::default()).unwrap();
     store.host.insert(SETTLED_BYTES_KEY, 7_u64.to_le_bytes()).unwrap();
     drop(store);
     assert!(lost(directory.path()).contains("outlived a compaction"));
@@ -408,7 +411,7 @@ fn a_lost_store_is_left_as_it_is_until_it_is_moved_aside() {
         }
     }
     let what = lost(&directory);
-    let store = StateStore::begin_anew(&directory, &what).unwrap();
+    let store = StateStore::begin_anew(&directory, MemoryBudget::default(), &what).unwrap();
     assert!(store.repaired.as_ref().unwrap().contains("state.damaged-1"), "{:?}", store.repaired);
     assert_eq!(store.reader().get(Table::Meta, b"applied").unwrap(), None);
     assert!(parent.path().join("state.damaged-1/keyspaces").is_dir());
@@ -428,7 +431,7 @@ fn a_store_whose_making_was_interrupted_is_made_again() {
     let path = temporary.path().join("state");
     Host::open(&path).persister.close();
     std::fs::remove_file(path.join("version")).unwrap();
-    let store = StateStore::open(&path).unwrap();
+    let store = StateStore::open(&path, MemoryBudget::default()).unwrap();
     assert!(store.repaired.is_some_and(|what| what.contains("moved to")));
 }
 
@@ -449,7 +452,7 @@ fn a_block_damaged_under_an_open_reader_is_an_error_that_names_its_place() {
     batch.push((Table::Recent, &recent, Some(&rows[0].1)));
     host.commit(&batch);
     host.persister.close();
-    let store = StateStore::open(directory.path()).unwrap();
+    let store = StateStore::open(directory.path(), MemoryBudget::default()).unwrap();
     let part = store.tables.recent.values().next().unwrap();
     let reader_of = |keyspace: &Keyspace, value: &[u8]| {
         keyspace.rotate_memtable_and_wait().unwrap();
