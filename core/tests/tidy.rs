@@ -205,6 +205,15 @@ fn no_member_turns_the_mutants_on() {
 }
 
 #[test]
+fn nothing_that_is_built_with_the_product_turns_on_the_store_in_memory() {
+    for manifest in ["Cargo.toml", "core/Cargo.toml", "web/Cargo.toml", "node/Cargo.toml", "tests/Cargo.toml", "sim/checker/Cargo.toml"] {
+        let text = fs::read_to_string(root().join(manifest)).expect("its manifest");
+        let built = text.split("[dev-dependencies]").next().expect("the part before");
+        assert!(!built.contains("\"memory-store\""), "{manifest}: features unify, so only what is built for tests may enable it");
+    }
+}
+
+#[test]
 fn nothing_is_left_undone_and_no_test_is_skipped() {
     let words = [
         ("todo!", "do it, or do not promise it"),
