@@ -13,7 +13,7 @@ use quorate_core::{
     types::{MemberId, Monotonic, Revision, StreamId},
     watch::WatchResponse,
 };
-use quorate_web::front::{Consistency, Context, Drained, Front, Status, WatchReceiver, WatchSender, WatchStreamRequest};
+use quorate_web::backend::{Backend, Consistency, Context, Drained, Status, WatchReceiver, WatchSender, WatchStreamRequest};
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Instant,
@@ -125,7 +125,7 @@ async fn carry(
     let _ = hub.send(HubRequest::Close(stream)).await;
 }
 
-impl Front for MemberHandle {
+impl Backend for MemberHandle {
     type Reader = FjallReader;
 
     async fn propose(&self, command: Command, context: Context) -> Result<Reply, Refusal> {

@@ -8,7 +8,7 @@ use quorate_core::{
     types::StreamId,
     watch::{Hub, HubEffect, HubInput, HubLimits, WatchResponse},
 };
-use quorate_web::front::WatchStreamRequest;
+use quorate_web::backend::WatchStreamRequest;
 use std::{collections::HashMap, fmt, sync::Arc};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::WatchStream;

@@ -12,7 +12,7 @@ use quorate_core::{
     types::{BatchNumber, Boot, ClusterId, LogId, LogIndex, MemberId, Now, RequestId, Revision, StreamId, Term},
     watch::{Hub, HubInput, HubLimits},
 };
-use quorate_web::front::{Consistency, Context, Drained, Front, Status, WatchReceiver, WatchSender, WatchStreamRequest};
+use quorate_web::backend::{Backend, Consistency, Context, Drained, Status, WatchReceiver, WatchSender, WatchStreamRequest};
 use std::{
     collections::BTreeMap,
     ops::{Bound, ControlFlow},
@@ -194,7 +194,7 @@ impl Inner {
     }
 }
 
-impl Front for Local {
+impl Backend for Local {
     type Reader = MapReader;
 
     async fn propose(&self, command: Command, context: Context) -> Result<Reply, Refusal> {

@@ -38,7 +38,7 @@ pub enum Source {
 /// What travels with a request beside its content.
 #[derive(Clone, Copy, Debug)]
 pub struct Context {
-    /// The caller gives up here; the front's own limit applies as well.
+    /// The caller gives up here; the backend's own limit applies as well.
     pub deadline: Option<Instant>,
     /// Fail at once if no leader is known (`hasleader`).
     pub require_leader: bool,
@@ -103,7 +103,7 @@ impl Drained {
 }
 
 /// A running member, as its client surfaces see it.
-pub trait Front: Clone + Send + Sync + 'static {
+pub trait Backend: Clone + Send + Sync + 'static {
     type Reader: StateReader;
 
     /// Replicates a command and answers from this member's own apply. The command's shape was checked by the caller with
