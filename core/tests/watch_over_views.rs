@@ -227,9 +227,13 @@ impl World {
     }
 
     fn step(&mut self, input: HubInput<MemoryStore>) {
+        // A wake comes alone and is flushed; other inputs are steps of a turn that goes on.
         let is_late = matches!(input, HubInput::Wake);
         let mut out: Vec<HubEffect> = Vec::new();
         self.hub.step(Now::default(), input, &mut out);
+        if is_late {
+            self.hub.flush(Now::default(), &mut out);
+        }
         for HubEffect { response, .. } in out {
             if response.created {
                 continue;

@@ -427,7 +427,9 @@ impl World {
         let mut out = Vec::new();
         let process = &mut self.members[member];
         let now = process.clock.now(self.now);
-        process.life.as_mut().expect("lives").hub.step(now, input, &mut out);
+        let hub = &mut process.life.as_mut().expect("lives").hub;
+        hub.step(now, input, &mut out);
+        hub.flush(now, &mut out);
         self.after_hub(member, out);
     }
 

@@ -372,8 +372,9 @@ impl Cluster {
         let hub = &mut self.processes.get_mut(&id).unwrap().running.as_mut().unwrap().hub;
         let mut out = Vec::new();
         hub.step(now, input, &mut out);
+        hub.flush(now, &mut out);
         while hub.deadline() <= now.monotonic {
-            hub.step(now, HubInput::<MemoryStore>::Wake, &mut out);
+            hub.flush(now, &mut out);
         }
         if let Some(input) = shown.or_else(|| (!out.is_empty()).then(|| "published".to_owned())) {
             self.show(id, "hub", &input);

@@ -113,7 +113,9 @@ impl HubActor {
         self.step(HubInput::Published(view));
     }
 
-    fn finish(&mut self, ctx: &mut Context<Self>) {
+    /// One turn: history is read, and what was stepped leaves for the streams.
+    fn flush(&mut self, ctx: &mut Context<Self>) {
+        self.hub.flush(self.shared.clock.now(), &mut self.effects);
         for HubEffect { stream, response } in self.effects.drain(..) {
             // A stream that closed meanwhile needs nothing.
             if let Some(client) = self.streams.get(&stream) {
@@ -131,7 +133,7 @@ impl HubActor {
         self.timer.arm(ctx, clock, deadline, |actor, ctx| {
             actor.timer.fired();
             actor.step(HubInput::Wake);
-            actor.finish(ctx);
+            actor.flush(ctx);
         });
     }
 }
@@ -150,14 +152,14 @@ impl StreamHandler<Vec<HubRequest>> for HubActor {
         for request in requests {
             self.take(request);
         }
-        self.finish(ctx);
+        self.flush(ctx);
     }
 }
 
 impl StreamHandler<Arc<View<FjallReader>>> for HubActor {
     fn handle(&mut self, view: Arc<View<FjallReader>>, ctx: &mut Self::Context) {
         self.step(HubInput::Published(view));
-        self.finish(ctx);
+        self.flush(ctx);
     }
 }
 

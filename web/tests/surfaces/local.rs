@@ -182,8 +182,9 @@ impl Inner {
     fn step_hub(&mut self, input: HubInput<MapReader>) {
         let mut effects = Vec::new();
         self.hub.step(Now::default(), input, &mut effects);
+        self.hub.flush(Now::default(), &mut effects);
         while self.hub.deadline() <= Now::default().monotonic {
-            self.hub.step(Now::default(), HubInput::Wake, &mut effects);
+            self.hub.flush(Now::default(), &mut effects);
         }
         for effect in effects {
             if let Some(stream) = self.streams.get(&effect.stream) {
