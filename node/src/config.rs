@@ -1,8 +1,8 @@
 //! What this member was told to be: flags and environment, checked by etcd's rules and with its words.
 
 use crate::flags::{self, Given, Usage};
-use crate::transport::frame::COMMAND_BYTES;
 use crate::url::Url;
+use quorate_core::member::COMMAND_BYTES;
 use quorate_web::Cors;
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What the surfaces call: one trait, implemented by `node` over a hosted member and by tests over a bare machine.
+//! What the surfaces call: one trait, implemented by `node` over a hosted member and by tests over one that has no disk.
 
 use quorate_core::{
     command::{Command, RaftStatus, Refusal, Reply},

@@ -3,6 +3,8 @@
 use crate::command::walk::{Branches, Visitor, walk};
 use crate::command::{Command, Op, Put, Refusal, Reply, Txn};
 use crate::machine::encode_command;
+use crate::mvcc::View;
+use crate::storage::StateReader;
 use crate::types::{MemberId, Monotonic};
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -50,6 +52,20 @@ pub enum Answer {
     Transferred,
 }
 
+impl Answer {
+    /// Of a proposal.
+    ///
+    /// # Panics
+    /// If it answers something else.
+    #[must_use]
+    pub fn into_reply(self) -> Reply {
+        match self {
+            Self::Reply(reply) => reply,
+            Self::Ready | Self::Transferred => panic!("a proposal is answered by its reply, not by {self:?}"),
+        }
+    }
+}
+
 /// A command ready to be proposed: encoded once, and measured.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Prepared {
@@ -57,6 +73,25 @@ pub struct Prepared {
     pub command: Bytes,
     /// Bytes that it may add to the state store; 0: it adds none, so no quota forbids it.
     pub growth_bytes: u64,
+}
+
+/// The longest encoded command that every member can receive from another, whatever its own flags say.
+pub const COMMAND_BYTES: usize = 240 << 20;
+
+/// All that comes before the member is asked to carry out a command: [`View::check_cost`] in the state published last, and
+/// [`prepare`].
+///
+/// # Errors
+/// What either refuses.
+pub fn admit<R: StateReader>(
+    view: &View<R>,
+    member: MemberId,
+    command: &Command,
+    request_bytes: usize,
+    request_bytes_max: usize,
+) -> Result<Prepared, Refusal> {
+    view.check_cost(command)?;
+    prepare(member, command, request_bytes, request_bytes_max)
 }
 
 /// Encodes and measures a command whose shape was checked by [`crate::command::validate`].
@@ -69,7 +104,8 @@ pub fn prepare(member: MemberId, command: &Command, request_bytes: usize, reques
     if raft_request_bytes(member, request_bytes) > request_bytes_max {
         return Err(Refusal::RequestTooLarge);
     }
-    Ok(Prepared { command: encode_command(command), growth_bytes: growth_bytes(command) })
+    let prepared = Prepared { command: encode_command(command), growth_bytes: growth_bytes(command) };
+    if prepared.command.len() > COMMAND_BYTES { Err(Refusal::RequestTooLarge) } else { Ok(prepared) }
 }
 
 /// What `--max-request-bytes` is compared with: the bytes of the message that etcd's log would hold for a request, which wraps it

@@ -5,10 +5,10 @@ use super::{
     inbox::Inbound,
     watch::{HubHandle, HubRequest},
 };
-use crate::{state::FjallReader, transport::frame::COMMAND_BYTES};
+use crate::state::FjallReader;
 use quorate_core::{
     command::{Command, Refusal, Reply},
-    member::{Answer, Body, Request, Ticket, prepare},
+    member::{Answer, Body, Request, Ticket, admit},
     mvcc::View,
     types::{MemberId, Monotonic, Revision, StreamId},
     watch::WatchResponse,
@@ -130,18 +130,11 @@ impl Backend for MemberHandle {
 
     async fn propose(&self, command: Command, context: Context) -> Result<Reply, Refusal> {
         let member = &self.shared.member;
-        self.current().check_cost(&command)?;
-        let prepared = prepare(member.member, &command, context.request_bytes, member.max_request_bytes)?;
+        let prepared = admit(&self.current(), member.member, &command, context.request_bytes, member.max_request_bytes)?;
         drop(command);
-        if prepared.command.len() > COMMAND_BYTES {
-            return Err(Refusal::RequestTooLarge);
-        }
         // Held until the answer is here, or nobody waits for it any more.
         let _share = self.shared.proposals.try_take(prepared.command.len() as u64).ok_or(Refusal::TooManyRequests)?;
-        match self.ask(Body::Propose(prepared), context).await? {
-            Answer::Reply(reply) => Ok(reply),
-            Answer::Ready | Answer::Transferred => unreachable!("a proposal is answered by its reply"),
-        }
+        self.ask(Body::Propose(prepared), context).await.map(Answer::into_reply)
     }
 
     async fn view(&self, consistency: Consistency, context: Context) -> Result<Arc<View<FjallReader>>, Refusal> {
