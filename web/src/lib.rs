@@ -16,6 +16,7 @@ mod permit;
 pub mod proto;
 mod service;
 mod surface;
+pub mod watch_stream;
 
 pub use budget::ByteBudget;
 pub use connection::Connection;

@@ -1,30 +1,22 @@
 //! What the client surfaces call: each request is sent to the member's log half under a ticket, whose answer is awaited.
 
-use super::{
-    Shared,
-    inbox::Inbound,
-    watch::{HubHandle, HubRequest},
-};
+use super::{Shared, inbox::Inbound, watch::HubHandle};
 use crate::state::FjallReader;
 use quorate_core::{
     command::{Command, Refusal, Reply},
     member::{Answer, Body, Request, Ticket, admit},
     mvcc::View,
     types::{MemberId, Monotonic, Revision, StreamId},
-    watch::WatchResponse,
 };
-use quorate_web::backend::{Backend, Consistency, Context, Drained, Status, WatchReceiver, WatchSender, WatchStreamRequest};
+use quorate_web::{
+    backend::{Backend, Consistency, Context, Status},
+    watch_stream::{self, WatchReceiver, WatchSender},
+};
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
-use tokio::{
-    sync::{mpsc, watch},
-    time::timeout_at,
-};
-
-/// Requests of one watch stream waiting for its hub.
-const STREAM_REQUESTS: usize = 64;
+use tokio::{sync::mpsc, time::timeout_at};
 
 /// One worker's way to the member.
 #[derive(Clone, Debug)]
@@ -87,44 +79,6 @@ impl MemberHandle {
     }
 }
 
-/// Carries one stream's requests to its hub, and none while the hub says that the stream holds too much already: its client may
-/// ask faster than it listens. What is drained always gets through.
-async fn carry(
-    hub: mpsc::Sender<HubRequest>,
-    stream: StreamId,
-    responses: mpsc::UnboundedSender<WatchResponse>,
-    mut requests: mpsc::Receiver<WatchStreamRequest>,
-    drained: Arc<Drained>,
-) {
-    let (full, mut is_full) = watch::channel(false);
-    let client = responses.clone();
-    if hub.send(HubRequest::Open { stream, responses, full }).await.is_err() {
-        return;
-    }
-    loop {
-        let has_room = !*is_full.borrow_and_update();
-        let request = tokio::select! {
-            biased;
-            bytes = drained.take() => HubRequest::Drained(stream, bytes),
-            request = requests.recv(), if has_room => match request {
-                Some(request) => HubRequest::Stream(stream, request),
-                None => break,
-            },
-            changed = is_full.changed(), if !has_room => match changed {
-                Ok(()) => continue,
-                Err(_) => return,
-            },
-            // A client that leaves is noticed also when it is not read from.
-            () = client.closed() => break,
-            () = hub.closed() => return,
-        };
-        if hub.send(request).await.is_err() {
-            return;
-        }
-    }
-    let _ = hub.send(HubRequest::Close(stream)).await;
-}
-
 impl Backend for MemberHandle {
     type Reader = FjallReader;
 
@@ -150,12 +104,7 @@ impl Backend for MemberHandle {
 
     fn watch(&self, _context: Context) -> (WatchSender, WatchReceiver) {
         let stream = StreamId(self.shared.streams.fetch_add(1, Ordering::Relaxed));
-        let (sender, requests) = mpsc::channel::<WatchStreamRequest>(STREAM_REQUESTS);
-        // Bounded by the hub: it stops at `stream_bytes` until they are drained.
-        let (responses, receiver) = mpsc::unbounded_channel();
-        let drained = Arc::new(Drained::default());
-        tokio::spawn(carry(self.hub.0.clone(), stream, responses, requests, Arc::clone(&drained)));
-        (WatchSender(sender), WatchReceiver { responses: receiver, drained })
+        watch_stream::open(self.hub.0.clone(), stream)
     }
 
     fn status(&self) -> Status {
@@ -182,54 +131,5 @@ impl Backend for MemberHandle {
             Ok(Err(_)) => Err(Refusal::Stopped),
             Err(_) => Err(Refusal::TimedOut),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Carried {
-        hub: mpsc::Receiver<HubRequest>,
-        full: watch::Sender<bool>,
-        requests: mpsc::Sender<WatchStreamRequest>,
-        responses: mpsc::UnboundedReceiver<WatchResponse>,
-        drained: Arc<Drained>,
-    }
-
-    async fn carried() -> Carried {
-        let (hub_sender, mut hub) = mpsc::channel(1_000);
-        let (requests, requests_receiver) = mpsc::channel(STREAM_REQUESTS);
-        let (responses_sender, responses) = mpsc::unbounded_channel();
-        let drained = Arc::new(Drained::default());
-        tokio::spawn(carry(hub_sender, StreamId(7), responses_sender, requests_receiver, Arc::clone(&drained)));
-        let Some(HubRequest::Open { full, .. }) = hub.recv().await else { panic!("a stream opens first") };
-        Carried { hub, full, requests, responses, drained }
-    }
-
-    #[tokio::test]
-    async fn a_stream_that_holds_too_much_is_not_read_from_until_it_is_drained() {
-        let Carried { mut hub, full, requests, responses: _responses, drained } = carried().await;
-        requests.send(WatchStreamRequest::Progress).await.unwrap();
-        assert!(matches!(hub.recv().await, Some(HubRequest::Stream(..))));
-        full.send(true).unwrap();
-        for _ in 0..STREAM_REQUESTS {
-            requests.send(WatchStreamRequest::Progress).await.unwrap();
-        }
-        assert!(requests.try_send(WatchStreamRequest::Progress).is_err(), "the client has to wait");
-        drained.add(5);
-        assert!(matches!(hub.recv().await, Some(HubRequest::Drained(StreamId(7), 5))), "what is drained overtakes what waits");
-        full.send(false).unwrap();
-        for _ in 0..STREAM_REQUESTS {
-            assert!(matches!(hub.recv().await, Some(HubRequest::Stream(..))));
-        }
-    }
-
-    #[tokio::test]
-    async fn a_client_that_leaves_a_full_stream_closes_it() {
-        let Carried { mut hub, full, requests, responses, .. } = carried().await;
-        full.send(true).unwrap();
-        drop((requests, responses));
-        assert!(matches!(hub.recv().await, Some(HubRequest::Close(StreamId(7)))));
     }
 }

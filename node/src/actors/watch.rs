@@ -8,27 +8,13 @@ use quorate_core::{
     types::StreamId,
     watch::{Hub, HubEffect, HubInput, HubLimits, WatchResponse},
 };
-use quorate_web::backend::WatchStreamRequest;
+use quorate_web::watch_stream::HubRequest;
 use std::{collections::HashMap, fmt, sync::Arc};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::WatchStream;
 
 /// Requests of all streams of one worker, waiting for its hub.
 const HUB_REQUESTS: usize = 4_096;
-
-#[derive(Debug)]
-pub(super) enum HubRequest {
-    /// `full`: told whether the stream holds as much as it may.
-    Open {
-        stream: StreamId,
-        responses: mpsc::UnboundedSender<WatchResponse>,
-        full: watch::Sender<bool>,
-    },
-    Stream(StreamId, WatchStreamRequest),
-    /// The client took so many bytes of responses.
-    Drained(StreamId, usize),
-    Close(StreamId),
-}
 
 /// Where to reach the hub of one worker.
 #[derive(Clone, Debug)]
@@ -87,15 +73,10 @@ impl HubActor {
                 self.streams.insert(stream, Client { responses, full });
                 self.step(HubInput::Open(stream));
             }
-            HubRequest::Stream(stream, WatchStreamRequest::Create(request)) => {
+            HubRequest::Stream(stream, request) => {
                 // The hub must not be behind what the client has seen: it may ask for the next revision.
                 self.catch_up();
-                self.step(HubInput::Create(stream, request));
-            }
-            HubRequest::Stream(stream, WatchStreamRequest::Cancel(watch)) => self.step(HubInput::Cancel(stream, watch)),
-            HubRequest::Stream(stream, WatchStreamRequest::Progress) => {
-                self.catch_up();
-                self.step(HubInput::Progress(stream));
+                self.step(request.input(stream));
             }
             HubRequest::Drained(stream, bytes) => {
                 self.touched.push(stream);
@@ -167,6 +148,7 @@ impl StreamHandler<Arc<View<FjallReader>>> for HubActor {
 mod tests {
     use super::*;
     use quorate_core::watch::WatchRequest;
+    use quorate_web::watch_stream::WatchStreamRequest;
 
     #[actix_rt::test]
     async fn who_asks_a_hub_that_is_behind_waits() {

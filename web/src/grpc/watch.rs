@@ -3,13 +3,14 @@
 use super::{convert, layer};
 use crate::{
     api_error::ApiError,
-    backend::{Backend, WatchReceiver, WatchSender, WatchStreamRequest},
+    backend::Backend,
     encoded,
     proto::{
         etcdserverpb::{self as pb, watch_request::RequestUnion},
         served::etcdserverpb::watch_server::Watch,
     },
     service::{Call, Service},
+    watch_stream::{WatchReceiver, WatchSender, WatchStreamRequest},
 };
 use futures::{
     Stream, StreamExt as _, pin_mut,

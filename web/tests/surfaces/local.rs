@@ -15,24 +15,34 @@ use quorate_core::{
     wal::{BOOTSTRAP_TERM, Identity, Planner, WalSettings},
     watch::{Hub, HubInput, HubLimits, WatchResponse},
 };
-use quorate_web::backend::{Backend, Consistency, Context, Drained, Status, WatchReceiver, WatchSender, WatchStreamRequest};
+use quorate_web::{
+    backend::{Backend, Consistency, Context, Status},
+    watch_stream::{self, HubRequest, WatchReceiver, WatchSender},
+};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub const MEMBER: MemberId = MemberId(0x8e9e05c52164694d);
 pub const CLUSTER: ClusterId = ClusterId(0xcdf818194e3a8c32);
 /// A voter that is not there. A test may speak for it.
 const OTHER: MemberId = MemberId(0xa5);
 
+const LOCKED: &str = "no test panics while it holds the member";
 const QUOTA_BYTES: u64 = 2 << 30;
 const MAX_REQUEST_BYTES: usize = 1_536 << 10;
 
+/// Requests of all streams waiting for the hub.
+const HUB_REQUESTS: usize = 64;
+
 #[derive(Clone, Debug)]
-pub struct Local(Arc<Mutex<Host>>);
+pub struct Local {
+    host: Arc<Mutex<Host>>,
+    hub: mpsc::Sender<HubRequest>,
+}
 
 #[derive(Debug)]
 struct Host {
@@ -49,10 +59,17 @@ struct Host {
     inputs: VecDeque<Input>,
     tickets: u64,
     answers: BTreeMap<Ticket, Result<Answer, Refusal>>,
-    streams: BTreeMap<StreamId, mpsc::UnboundedSender<WatchResponse>>,
+    streams: BTreeMap<StreamId, Client>,
     streams_opened: u64,
     /// Bytes of watch responses reported as taken.
     drained: usize,
+}
+
+/// A watch stream's way back.
+#[derive(Debug)]
+struct Client {
+    responses: mpsc::UnboundedSender<WatchResponse>,
+    full: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -101,7 +118,15 @@ impl Local {
     }
 
     fn of(host: Host) -> Self {
-        Self(Arc::new(Mutex::new(host)))
+        let (hub, mut requests) = mpsc::channel(HUB_REQUESTS);
+        let local = Self { host: Arc::new(Mutex::new(host)), hub };
+        let host = Arc::clone(&local.host);
+        tokio::spawn(async move {
+            while let Some(request) = requests.recv().await {
+                host.lock().expect(LOCKED).take(request);
+            }
+        });
+        local
     }
 
     /// So much time passes without a word that the leader is given up.
@@ -118,7 +143,7 @@ impl Local {
     }
 
     fn host(&self) -> MutexGuard<'_, Host> {
-        self.0.lock().expect("no test panics while it holds the member")
+        self.host.lock().expect(LOCKED)
     }
 }
 
@@ -279,11 +304,34 @@ impl Host {
             self.hub.flush(self.now, &mut effects);
         }
         for effect in effects {
-            if let Some(stream) = self.streams.get(&effect.stream) {
+            if let Some(client) = self.streams.get(&effect.stream) {
                 // A receiver that is gone closes its stream soon.
-                let _ = stream.send(effect.response);
+                let _ = client.responses.send(effect.response);
             }
         }
+        for (stream, client) in &self.streams {
+            let is_full = self.hub.is_over_budget(*stream);
+            client.full.send_if_modified(|full| std::mem::replace(full, is_full) != is_full);
+        }
+    }
+
+    fn take(&mut self, request: HubRequest) {
+        let input = match request {
+            HubRequest::Open { stream, responses, full } => {
+                self.streams.insert(stream, Client { responses, full });
+                HubInput::<MemoryStore>::Open(stream)
+            }
+            HubRequest::Stream(stream, request) => request.input(stream),
+            HubRequest::Drained(stream, bytes) => {
+                self.drained += bytes;
+                HubInput::<MemoryStore>::Drained(stream, bytes)
+            }
+            HubRequest::Close(stream) => {
+                self.streams.remove(&stream);
+                HubInput::<MemoryStore>::Close(stream)
+            }
+        };
+        self.step_hub(input);
     }
 }
 
@@ -309,39 +357,9 @@ impl Backend for Local {
     }
 
     fn watch(&self, _: Context) -> (WatchSender, WatchReceiver) {
-        let (sender, mut requests) = mpsc::channel(16);
-        let (responses, receiver) = mpsc::unbounded_channel();
         let mut host = self.host();
         host.streams_opened += 1;
-        let stream = StreamId(host.streams_opened);
-        host.streams.insert(stream, responses);
-        host.step_hub(HubInput::<MemoryStore>::Open(stream));
-        let this = self.clone();
-        let drained = Arc::new(Drained::default());
-        let told = Arc::clone(&drained);
-        tokio::spawn(async move {
-            loop {
-                let request = tokio::select! {
-                    bytes = told.take() => {
-                        let mut host = this.host();
-                        host.drained += bytes;
-                        host.step_hub(HubInput::<MemoryStore>::Drained(stream, bytes));
-                        continue;
-                    }
-                    request = requests.recv() => request,
-                };
-                let Some(request) = request else { break };
-                this.host().step_hub(match request {
-                    WatchStreamRequest::Create(request) => HubInput::<MemoryStore>::Create(stream, request),
-                    WatchStreamRequest::Cancel(watch) => HubInput::<MemoryStore>::Cancel(stream, watch),
-                    WatchStreamRequest::Progress => HubInput::<MemoryStore>::Progress(stream),
-                });
-            }
-            let mut host = this.host();
-            host.step_hub(HubInput::<MemoryStore>::Close(stream));
-            host.streams.remove(&stream);
-        });
-        (WatchSender(sender), WatchReceiver { responses: receiver, drained })
+        watch_stream::open(self.hub.clone(), StreamId(host.streams_opened))
     }
 
     fn status(&self) -> Status {
