@@ -296,6 +296,7 @@ pub struct RaftStatus {
     pub leader: Option<MemberId>,
     pub term: crate::types::Term,
     pub committed: LogIndex,
+    /// As far as the log half has been told; the state published last may be ahead of it.
     pub applied: LogIndex,
     pub durable: LogIndex,
     /// First index still in the WAL.

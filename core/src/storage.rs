@@ -1,5 +1,11 @@
 //! What core asks of disks: operations on WAL segments, and a state store of ordered tables written behind.
 
+#[cfg(feature = "memory-store")]
+mod memory;
+
+#[cfg(feature = "memory-store")]
+pub use memory::MemoryStore;
+
 use crate::types::{RevisionId, SegmentId};
 use alloc::vec::Vec;
 use bytes::Bytes;

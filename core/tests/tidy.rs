@@ -160,6 +160,7 @@ fn a_host_decides_nothing_that_the_member_decides() {
         "sim/src/log_disk.rs",
         "sim/src/state_store.rs",
         "sim/src/wire.rs",
+        "web/tests/surfaces/local.rs",
     ];
     let hosting: Vec<Source> = sources().into_iter().filter(|source| hosts.contains(&source.path.as_str())).collect();
     assert_eq!(hosting.len(), hosts.len(), "a host has moved: name it here");
@@ -201,6 +202,15 @@ fn no_member_turns_the_mutants_on() {
         assert!(!defaults.is_some_and(|line| line.contains("mutants")), "{path}: features unify, so nothing may enable `mutants`");
         let enabling = text.lines().filter(|line| line.contains("features = [") && line.contains("mutants"));
         assert_eq!(enabling.collect::<Vec<_>>(), Vec::<&str>::new(), "{path}: campaigns pass `--features mutants` themselves");
+    }
+}
+
+#[test]
+fn nothing_that_is_built_with_the_product_turns_on_the_store_in_memory() {
+    for manifest in ["Cargo.toml", "core/Cargo.toml", "web/Cargo.toml", "node/Cargo.toml", "tests/Cargo.toml", "sim/checker/Cargo.toml"] {
+        let text = fs::read_to_string(root().join(manifest)).expect("its manifest");
+        let built = text.split("[dev-dependencies]").next().expect("the part before");
+        assert!(!built.contains("\"memory-store\""), "{manifest}: features unify, so only what is built for tests may enable it");
     }
 }
 

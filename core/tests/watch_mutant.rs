@@ -37,9 +37,10 @@ fn told() -> Vec<(Revision, WatchId, usize)> {
     let request = WatchRequest { range, start_revision: Revision(2), ..WatchRequest::default() };
     let mut hub = WatchHub::new(HubLimits::default(), Arc::new(OnePut), Now::default());
     let mut out: Vec<HubEffect> = Vec::new();
-    for input in [WatchInput::Open(stream), WatchInput::Create(stream, request), WatchInput::Progress(stream), WatchInput::Wake] {
+    for input in [WatchInput::Open(stream), WatchInput::Create(stream, request), WatchInput::Progress(stream)] {
         hub.step(Now::default(), input, &mut out);
     }
+    hub.flush(Now::default(), &mut out);
     out.iter().skip(1).map(|effect| (effect.response.revision, effect.response.watch, effect.response.events.len())).collect()
 }
 

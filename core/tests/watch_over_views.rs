@@ -3,8 +3,6 @@
 
 #[path = "support/rows.rs"]
 mod rows;
-#[path = "support/store.rs"]
-mod store;
 
 use bytes::Bytes;
 use quorate_core::command::{Command, Compact, DeleteRange, KeyRange, Op, Put, Txn};
@@ -12,7 +10,7 @@ use quorate_core::consensus::{Configuration, Entry, Payload};
 use quorate_core::machine::{Machine, MachineLimits, MachineSettings, encode_command};
 use quorate_core::machine::{MachineEffect, MachineInput};
 use quorate_core::mvcc::{EncodedKeyValue, EventKind, KeyValue, View};
-use quorate_core::storage::{Table, WriteBatch};
+use quorate_core::storage::{MemoryStore, Table, WriteBatch};
 use quorate_core::types::{BatchNumber, Boot, LogId, LogIndex, MemberId, Now, RequestId, Revision, StreamId, Term, WatchId};
 use quorate_core::watch::{Canceled, Hub, HubEffect, HubInput, HubLimits, WatchEvent, WatchRequest};
 use rand_chacha::ChaCha8Rng;
@@ -22,7 +20,6 @@ use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
-use store::MemoryStore;
 
 const KEYS: u32 = 12;
 const STREAM: StreamId = StreamId(1);
@@ -230,9 +227,13 @@ impl World {
     }
 
     fn step(&mut self, input: HubInput<MemoryStore>) {
+        // A wake comes alone and is flushed; other inputs are steps of a turn that goes on.
         let is_late = matches!(input, HubInput::Wake);
         let mut out: Vec<HubEffect> = Vec::new();
         self.hub.step(Now::default(), input, &mut out);
+        if is_late {
+            self.hub.flush(Now::default(), &mut out);
+        }
         for HubEffect { response, .. } in out {
             if response.created {
                 continue;

@@ -2,8 +2,8 @@
 
 use crate::flags::{self, Given, Usage};
 use crate::memory::{BUDGET_LEAST_BYTES, MemoryBudget};
-use crate::transport::frame::COMMAND_BYTES;
 use crate::url::Url;
+use quorate_core::member::COMMAND_BYTES;
 use quorate_web::Cors;
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, time::Duration};
 

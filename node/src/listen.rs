@@ -165,9 +165,9 @@ pub struct Served {
 }
 
 impl Served {
-    /// The front of the calling worker, with a hub of its own.
+    /// The backend of the calling worker, with a hub of its own.
     #[must_use]
-    pub fn front(&self) -> MemberHandle {
+    pub fn backend(&self) -> MemberHandle {
         thread_local! {
             static HUB: std::cell::OnceCell<crate::actors::HubHandle> = const { std::cell::OnceCell::new() };
         }
@@ -243,10 +243,10 @@ struct Worker<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Worker<T> {
     async fn start(served: Served) -> Result<Self, ()> {
-        let front = served.front();
+        let backend = served.backend();
         let cors = served.surface.options().cors.clone();
         let app = App::new()
-            .configure(configure_http(front.clone(), &served.surface))
+            .configure(configure_http(backend.clone(), &served.surface))
             .wrap_fn(move |request, service| answer_cors(&cors, request, service));
         let app = map_config(app.into_factory(), |()| AppConfig::default());
         let factory = HttpService::build()
@@ -262,7 +262,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Worker<T> {
             })
         });
         let (grpc, incoming) = mpsc::channel(HANDOVER);
-        let routes = grpc_routes(front, &served.surface);
+        let routes = grpc_routes(backend, &served.surface);
         let mut stop = served.stop.clone();
         let stopped = async move {
             let _ = stop.wait_for(|stop| *stop).await;

@@ -27,7 +27,7 @@ use quorate_core::{
 };
 use quorate_web::{
     Options, Surface,
-    front::{Consistency, Context, Front, Source},
+    backend::{Backend, Consistency, Context, Source},
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -183,9 +183,9 @@ async fn serve(config: Config, directory: DataDir, recovered: Recovery, clients:
     let addresses: Vec<String> = clients.iter().map(Bound::describe).collect();
     let mut signals = Signals::new()?;
     // Who is served earlier may ask for the members and find this one without its name and addresses.
-    let front = served.front();
+    let backend = served.backend();
     let signal = tokio::select! {
-        () = announce(&front, &config, shared.member.member) => None,
+        () = announce(&backend, &config, shared.member.member) => None,
         signal = signals.next() => Some(signal),
     };
     let (server, signal) = match signal {
@@ -199,7 +199,7 @@ async fn serve(config: Config, directory: DataDir, recovered: Recovery, clients:
         }
     };
     tracing::info!(target: "quorate", signal, "received signal; shutting down");
-    hand_over(&front).await;
+    hand_over(&backend).await;
     // A member that is gone takes the process with it.
     let _ = inbox.send(Inbound::Stop).await;
     served.surface.stop();
@@ -281,12 +281,12 @@ fn serve_peers(arbiter: &Arbiter, transport: Transport, socket: Bound) -> Result
 }
 
 /// Tells the cluster this member's name and addresses, until this member has applied them.
-async fn announce(front: &MemberHandle, config: &Config, member: MemberId) {
+async fn announce(backend: &MemberHandle, config: &Config, member: MemberId) {
     let client_urls: Vec<String> = config.advertise_client_urls.iter().map(ToString::to_string).collect();
     let attributes = MemberAttributes { member, name: config.name.clone(), client_urls };
     let context = Context { deadline: None, require_leader: false, source: Source::Internal, request_bytes: 0 };
     let is_known = || {
-        front
+        backend
             .current()
             .members()
             .iter()
@@ -294,12 +294,12 @@ async fn announce(front: &MemberHandle, config: &Config, member: MemberId) {
     };
     // Its own earlier announcement may be in the log, not yet applied: one linearizable read tells. And what others may have asked
     // of this member before it stopped, it answers no older than that.
-    let mut is_current = front.view(Consistency::Linearizable, context).await.is_ok();
+    let mut is_current = backend.view(Consistency::Linearizable, context).await.is_ok();
     while !(is_current && is_known()) {
         let outcome = if is_known() {
-            front.view(Consistency::Linearizable, context).await.map(drop)
+            backend.view(Consistency::Linearizable, context).await.map(drop)
         } else {
-            front.propose(Command::Publish(attributes.clone()), context).await.map(drop)
+            backend.propose(Command::Publish(attributes.clone()), context).await.map(drop)
         };
         match outcome {
             Ok(()) => is_current = true,
@@ -360,11 +360,11 @@ impl Signals {
 }
 
 /// A leader that stops makes another first, so that nobody has to wait for an election.
-async fn hand_over(front: &MemberHandle) {
-    let led = front.status().raft;
+async fn hand_over(backend: &MemberHandle) {
+    let led = backend.status().raft;
     let deadline = Some(Instant::now() + HAND_OVER_TIMEOUT);
     let context = Context { deadline, require_leader: false, source: Source::Internal, request_bytes: 0 };
-    match front.ask(Body::HandOver, context).await {
+    match backend.ask(Body::HandOver, context).await {
         Ok(_) if led.leader == Some(led.member) => sleep(LINGER).await,
         Ok(_) => {}
         Err(refusal) => tracing::warn!(target: "quorate", ?refusal, "no other member took over leadership in time"),

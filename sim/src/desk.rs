@@ -5,13 +5,13 @@ use crate::convert::{self, Served};
 use crate::invariants::Checker;
 use crate::member::{Asked, Life};
 use crate::schedule::FaultClass;
-use crate::store::SimReader;
 use crate::workload::{Answer, Ask, Tell};
 use crate::world::{Event, Phase, World};
 use quorate_checker::history::{Delivery, Event as Change, OpId, Outcome, Record, Refused, Request, Response, Watch};
 use quorate_core::command::{Alarm, AlarmChange, AlarmKind, Command, OpReply, Refusal};
 use quorate_core::machine::validate;
 use quorate_core::member::{Answer as MemberAnswer, Body, LogInput, Request as MemberRequest, Ticket, prepare};
+use quorate_core::storage::MemoryStore;
 use quorate_core::types::{Monotonic, RequestId, StreamId, WatchId};
 use quorate_core::watch::{Canceled, HubEffect, HubInput, WatchResponse};
 use std::{
@@ -384,16 +384,16 @@ impl World {
         let watch = self.desk.watches.get_mut(&op).expect("just seen");
         let request = watch.request.take().expect("a watch is opened once");
         self.members[member].life.as_mut().expect("lives").streams.insert(stream, op);
-        self.step_hub(member, HubInput::<SimReader>::Open(stream));
+        self.step_hub(member, HubInput::<MemoryStore>::Open(stream));
         let progress_notify = op.is_multiple_of(2);
         let fragment = op.is_multiple_of(3);
         let request = quorate_core::watch::WatchRequest { progress_notify, fragment, ..convert::watch(&request) };
-        self.step_hub(member, HubInput::<SimReader>::Create(stream, request));
+        self.step_hub(member, HubInput::<MemoryStore>::Create(stream, request));
     }
 
     pub(crate) fn on_watch_drained(&mut self, op: OpId, bytes: usize) {
         if let Some((member, stream)) = self.live(op) {
-            self.step_hub(member, HubInput::<SimReader>::Drained(stream, bytes));
+            self.step_hub(member, HubInput::<MemoryStore>::Drained(stream, bytes));
         }
     }
 
@@ -406,9 +406,9 @@ impl World {
         let Some(live) = self.members[member].life.as_mut() else { return };
         if close {
             live.streams.remove(&stream);
-            self.step_hub(member, HubInput::<SimReader>::Close(stream));
+            self.step_hub(member, HubInput::<MemoryStore>::Close(stream));
         } else {
-            self.step_hub(member, HubInput::<SimReader>::Progress(stream));
+            self.step_hub(member, HubInput::<MemoryStore>::Progress(stream));
         }
     }
 
@@ -423,11 +423,13 @@ impl World {
         }
     }
 
-    pub(crate) fn step_hub(&mut self, member: usize, input: HubInput<SimReader>) {
+    pub(crate) fn step_hub(&mut self, member: usize, input: HubInput<MemoryStore>) {
         let mut out = Vec::new();
         let process = &mut self.members[member];
         let now = process.clock.now(self.now);
-        process.life.as_mut().expect("lives").hub.step(now, input, &mut out);
+        let hub = &mut process.life.as_mut().expect("lives").hub;
+        hub.step(now, input, &mut out);
+        hub.flush(now, &mut out);
         self.after_hub(member, out);
     }
 
@@ -437,7 +439,7 @@ impl World {
         let now = process.clock.now(self.now);
         let life = process.life.as_mut().expect("lives");
         if life.hub.deadline() <= now.monotonic {
-            self.step_hub(member, HubInput::<SimReader>::Wake);
+            self.step_hub(member, HubInput::<MemoryStore>::Wake);
         } else {
             self.after_hub(member, Vec::new());
         }

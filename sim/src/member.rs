@@ -5,12 +5,12 @@ use crate::clock::{MemberClock, Nanos};
 use crate::convert::Served;
 use crate::disk::SimDisk;
 use crate::schedule::FaultClass;
-use crate::store::{SimReader, SimStore};
+use crate::store::SimStore;
 use quorate_checker::history::OpId;
 use quorate_core::consensus::{Entry, Payload, Role};
 use quorate_core::member::{Body, LogHalf, LogInput, Owed, Request, StateEffect, StateHalf, StateInput, Ticket};
 use quorate_core::mvcc::View;
-use quorate_core::storage::{Table, WalOp, WriteBatch};
+use quorate_core::storage::{MemoryStore, Table, WalOp, WriteBatch};
 use quorate_core::types::{BatchNumber, Boot, LogIndex, MemberId, RequestId, RevisionId, SegmentId, StreamId, WriteNumber};
 use quorate_core::watch::Hub;
 use std::{
@@ -121,18 +121,18 @@ pub struct Asked {
 pub struct Life {
     pub boot: Boot,
     pub log: LogHalf,
-    pub state: StateHalf<SimReader>,
-    pub hub: Hub<SimReader>,
-    pub view: Arc<View<SimReader>>,
+    pub state: StateHalf<MemoryStore>,
+    pub hub: Hub<MemoryStore>,
+    pub view: Arc<View<MemoryStore>>,
     pub role: Role,
     /// Append messages with entries that still leave it: a storm took the rest.
     pub appends_left: Option<u64>,
     /// Its disk has failed: it ends itself soon, and comes back after so long.
     pub down: Option<Nanos>,
     pub inbox: VecDeque<LogInput>,
-    pub state_inbox: VecDeque<StateInput<SimReader>>,
+    pub state_inbox: VecDeque<StateInput<MemoryStore>>,
     /// What the state half's last turn brought and nobody has seen yet.
-    pub state_effects: VecDeque<StateEffect<SimReader>>,
+    pub state_effects: VecDeque<StateEffect<MemoryStore>>,
     pub run_planned: bool,
     pub state_busy: bool,
     pub work_planned: bool,
@@ -163,9 +163,9 @@ impl Life {
     pub fn new(
         boot: Boot,
         log: LogHalf,
-        state: StateHalf<SimReader>,
-        hub: Hub<SimReader>,
-        view: Arc<View<SimReader>>,
+        state: StateHalf<MemoryStore>,
+        hub: Hub<MemoryStore>,
+        view: Arc<View<MemoryStore>>,
         stored_bytes: u64,
     ) -> Self {
         Self {

@@ -5,12 +5,13 @@ use crate::clock::{MILLISECOND, Nanos};
 use crate::invariants::Checker;
 use crate::member::Life;
 use crate::schedule::FaultClass;
-use crate::store::{SimReader, StoreCrash};
+use crate::store::StoreCrash;
 use crate::world::{Event, World};
 use quorate_core::consensus::{Role, Settings};
 use quorate_core::machine::{Machine, MachineSettings, stored_applied};
 use quorate_core::member::{self, LogEffect, LogInput, Notice, Order, Report, StateEffect, StateInput, WalDone};
 use quorate_core::mvcc::View;
+use quorate_core::storage::MemoryStore;
 use quorate_core::types::{ClusterId, LogIndex, MemberId, Monotonic};
 use quorate_core::wal::{Identity, Planner, Recovered, Recovery, WalDamage, bootstrap_entries};
 use quorate_core::watch::{Hub, HubInput};
@@ -189,7 +190,7 @@ impl World {
     }
 
     /// Puts an input into the state half's queue.
-    pub(crate) fn tell_state(&mut self, member: usize, input: StateInput<SimReader>) {
+    pub(crate) fn tell_state(&mut self, member: usize, input: StateInput<MemoryStore>) {
         if let Some(life) = self.members[member].life.as_mut() {
             life.state_inbox.push_back(input);
             self.plan_state(member);
@@ -399,7 +400,7 @@ impl World {
         }
     }
 
-    fn carry_out_state(&mut self, member: usize, effect: StateEffect<SimReader>) {
+    fn carry_out_state(&mut self, member: usize, effect: StateEffect<MemoryStore>) {
         match effect {
             StateEffect::Store(work) => self.on_store_work(member, work),
             StateEffect::Publish(view) => self.on_publish(member, view),
@@ -446,7 +447,7 @@ impl World {
         }
     }
 
-    fn on_publish(&mut self, member: usize, view: Arc<View<SimReader>>) {
+    fn on_publish(&mut self, member: usize, view: Arc<View<MemoryStore>>) {
         let (revision, applied, digest) = (view.revision(), view.applied(), view.digest());
         self.trace.hash.mix(applied.index.0);
         self.trace.hash.mix(digest as u64);
@@ -462,7 +463,7 @@ impl World {
             None => drop(self.digests.insert(applied.index.0, (member, digest))),
         }
         self.members[member].life.as_mut().expect("lives").view = Arc::clone(&view);
-        self.step_hub(member, HubInput::<SimReader>::Published(view));
+        self.step_hub(member, HubInput::<MemoryStore>::Published(view));
     }
 }
 

@@ -1,114 +1,8 @@
 //! The simulated state store. Crash model: any prefix of the batches since the last sync, or it will not open at all.
 
 use crate::chance::Chance;
-use bytes::Bytes;
-use quorate_core::storage::{Direction, ReadFailed, RowOp, StateReader, Table, WriteBatch, recent_key};
+use quorate_core::storage::{MemoryStore, Table, WriteBatch};
 use quorate_core::types::RevisionId;
-use std::{
-    collections::BTreeMap,
-    ops::{Bound, ControlFlow},
-    sync::Arc,
-};
-
-const TABLES: usize = 3;
-/// Revisions that share a chunk of [`Table::Recent`]: what a copy on write copies.
-const CHUNK_BITS: u32 = 4;
-
-type Chunk = Arc<BTreeMap<Bytes, Bytes>>;
-
-/// A state of the whole store; cloning shares everything but the lists of chunks.
-#[derive(Clone, Debug, Default)]
-struct State {
-    /// Chunks in key order: every key of a chunk is below every key of the next.
-    tables: [BTreeMap<u64, Chunk>; TABLES],
-    /// Bytes of all rows.
-    bytes: u64,
-}
-
-fn row_bytes(key: &Bytes, value: &Bytes) -> u64 {
-    (key.len() + value.len()) as u64
-}
-
-fn chunk_of(table: Table, key: &[u8]) -> u64 {
-    match (table, key.first_chunk::<8>()) {
-        (Table::Recent, Some(main)) => u64::from_be_bytes(*main) >> CHUNK_BITS,
-        _ => 0,
-    }
-}
-
-impl State {
-    fn apply(&mut self, batch: &WriteBatch) {
-        for row in &batch.rows {
-            match row {
-                RowOp::Put { table, key, value } => {
-                    let chunk = self.tables[*table as usize].entry(chunk_of(*table, key)).or_default();
-                    self.bytes += row_bytes(key, value);
-                    if let Some(replaced) = Arc::make_mut(chunk).insert(key.clone(), value.clone()) {
-                        self.bytes -= row_bytes(key, &replaced);
-                    }
-                }
-                RowOp::Delete { table, key } => {
-                    if let Some(chunk) = self.tables[*table as usize].get_mut(&chunk_of(*table, key))
-                        && let Some(removed) = Arc::make_mut(chunk).remove(key)
-                    {
-                        self.bytes -= row_bytes(key, &removed);
-                    }
-                }
-            }
-        }
-    }
-
-    fn retire(&mut self, table: Table, below: RevisionId) {
-        let end = recent_key(below);
-        let last = chunk_of(table, &end);
-        let kept = self.tables[table as usize].split_off(&last);
-        let dropped = std::mem::replace(&mut self.tables[table as usize], kept);
-        let mut bytes: u64 = dropped.values().flat_map(|chunk| chunk.iter()).map(|(key, value)| row_bytes(key, value)).sum();
-        if let Some(chunk) = self.tables[table as usize].get_mut(&last) {
-            Arc::make_mut(chunk).retain(|key, value| {
-                let kept = key.as_ref() >= end.as_slice();
-                bytes += if kept { 0 } else { row_bytes(key, value) };
-                kept
-            });
-        }
-        self.bytes -= bytes;
-    }
-}
-
-#[derive(Clone, Debug)]
-pub struct SimReader(Arc<State>);
-
-impl StateReader for SimReader {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, ReadFailed> {
-        Ok(self.0.tables[table as usize].get(&chunk_of(table, key)).and_then(|chunk| chunk.get(key)).cloned())
-    }
-
-    fn scan(
-        &self,
-        table: Table,
-        start: &[u8],
-        end: &[u8],
-        direction: Direction,
-        visit: &mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>,
-    ) -> Result<(), ReadFailed> {
-        if !end.is_empty() && start >= end {
-            return Ok(());
-        }
-        let upper = if end.is_empty() { Bound::Unbounded } else { Bound::Excluded(end) };
-        let last = if end.is_empty() { u64::MAX } else { chunk_of(table, end) };
-        // A start shorter than a revision lies before every chunk.
-        let first = if start.len() < 8 { 0 } else { chunk_of(table, start) };
-        let rows = self.0.tables[table as usize]
-            .range(first..=last.max(first))
-            .flat_map(|(_, chunk)| chunk.range::<[u8], _>((Bound::Included(start), upper)));
-        let mut visit_row = |(key, value): (&Bytes, &Bytes)| visit(key, value.clone());
-        let _ = match direction {
-            Direction::Forward => rows.map(&mut visit_row).find(ControlFlow::is_break),
-            Direction::Backward => rows.rev().map(&mut visit_row).find(ControlFlow::is_break),
-        };
-        Ok(())
-    }
-}
 
 /// What a crash left of the store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,36 +15,36 @@ pub enum StoreCrash {
 #[derive(Debug, Default)]
 pub struct SimStore {
     /// The state on stable storage, then one state per batch since. Never empty in use; the last is what readers get.
-    states: Vec<Arc<State>>,
-    /// Batches that are on stable storage, for a sync that covers only those it began with.
+    states: Vec<MemoryStore>,
+    /// It would not open.
     broken: bool,
 }
 
 impl SimStore {
     #[must_use]
     pub fn new() -> Self {
-        Self { states: vec![Arc::default()], broken: false }
+        Self { states: vec![MemoryStore::default()], broken: false }
     }
 
-    fn newest(&self) -> &Arc<State> {
+    fn newest(&self) -> &MemoryStore {
         self.states.last().expect("there is always a state")
     }
 
     pub fn commit(&mut self, batch: &WriteBatch) {
-        let mut state = State::clone(self.newest());
-        state.apply(batch);
-        self.states.push(Arc::new(state));
+        let mut state = self.newest().clone();
+        state.write(batch);
+        self.states.push(state);
     }
 
     #[must_use]
-    pub fn reader(&self) -> SimReader {
-        SimReader(Arc::clone(self.newest()))
+    pub fn reader(&self) -> MemoryStore {
+        self.newest().clone()
     }
 
     /// Bytes of all rows.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.newest().bytes
+        self.newest().bytes()
     }
 
     /// Batches a crash could take.
@@ -167,7 +61,7 @@ impl SimStore {
     /// Durable at once, and for every state a crash could fall back to.
     pub fn retire(&mut self, table: Table, below: RevisionId) {
         for state in &mut self.states {
-            Arc::make_mut(state).retire(table, below);
+            state.retire(table, below);
         }
     }
 
@@ -198,7 +92,10 @@ impl SimStore {
 mod tests {
     use super::*;
     use crate::chance::Concern;
+    use bytes::Bytes;
+    use quorate_core::storage::{Direction, StateReader, recent_key};
     use quorate_core::types::Revision;
+    use std::ops::ControlFlow;
 
     fn row(revision: i64) -> Bytes {
         Bytes::copy_from_slice(&recent_key(RevisionId { main: Revision(revision), sub: 0 }))

@@ -2,8 +2,8 @@
 
 use crate::{
     api_error::ApiError,
+    backend::{Backend, Source},
     connection::Connection,
-    front::{Front, Source},
     grpc::watch_answers,
     permit::{ReceivePermit, WithPermit},
     proto::etcdserverpb as pb,
@@ -77,7 +77,7 @@ const NOT_SERVED: [&str; 38] = [
     "/election/resign",
 ];
 
-pub(crate) fn configure<F: Front>(config: &mut ServiceConfig, service: &Service<F>) {
+pub(crate) fn configure<B: Backend>(config: &mut ServiceConfig, service: &Service<B>) {
     if !service.surface.options().gateway {
         return;
     }
@@ -86,7 +86,7 @@ pub(crate) fn configure<F: Front>(config: &mut ServiceConfig, service: &Service<
     }
 }
 
-fn scope<F: Front>(prefix: &str, service: &Service<F>) -> Scope {
+fn scope<B: Backend>(prefix: &str, service: &Service<B>) -> Scope {
     let scope = web::scope(prefix).default_service(web::to(|| async { refused(&ApiError::NotFound) }));
     let scope = kv(scope, service);
     let scope = maintenance(scope, service);
@@ -99,7 +99,7 @@ fn scope<F: Front>(prefix: &str, service: &Service<F>) -> Scope {
     })
 }
 
-fn kv<F: Front>(scope: Scope, service: &Service<F>) -> Scope {
+fn kv<B: Backend>(scope: Scope, service: &Service<B>) -> Scope {
     let scope = unary(scope, "/kv/range", service, |service, request, call| async move {
         Ok(service.range(request, &call).await?.map(|answer| shown::<_, pb::RangeResponse>(&answer)))
     });
@@ -120,7 +120,7 @@ fn kv<F: Front>(scope: Scope, service: &Service<F>) -> Scope {
     )
 }
 
-fn maintenance<F: Front>(scope: Scope, service: &Service<F>) -> Scope {
+fn maintenance<B: Backend>(scope: Scope, service: &Service<B>) -> Scope {
     let scope = unary(scope, "/cluster/member/list", service, |service, request, call| async move {
         service.member_list(request, &call).await.map(WithPermit::free)
     });
@@ -142,14 +142,14 @@ fn maintenance<F: Front>(scope: Scope, service: &Service<F>) -> Scope {
 }
 
 /// One request, one answer.
-fn unary<F, Q, A, Serving>(
+fn unary<B, Q, A, Serving>(
     scope: Scope,
     path: &str,
-    service: &Service<F>,
-    serve: impl Fn(Service<F>, Q, Call) -> Serving + Clone + 'static,
+    service: &Service<B>,
+    serve: impl Fn(Service<B>, Q, Call) -> Serving + Clone + 'static,
 ) -> Scope
 where
-    F: Front,
+    B: Backend,
     Q: DeserializeOwned + Default + Message + 'static,
     A: Serialize + 'static,
     Serving: Future<Output = Result<WithPermit<A>, ApiError>> + 'static,
@@ -282,7 +282,7 @@ fn within<Q: Message>(message: Q, limit: usize) -> Result<Q, ApiError> {
 }
 
 /// A body of several JSON values, and an answer of lines for as long as the client listens.
-fn watch<F: Front>(service: &Service<F>) -> actix_web::Resource {
+fn watch<B: Backend>(service: &Service<B>) -> actix_web::Resource {
     let service = service.clone();
     let post = web::post().to(move |request: HttpRequest, payload: Payload| {
         let service = service.clone();

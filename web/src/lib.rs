@@ -1,14 +1,14 @@
-//! Everything a client talks to, over one [`front::Front`].
+//! Everything a client talks to, over one [`backend::Backend`].
 //!
-//! A host makes one [`Surface`] for the process and mounts it as often as it likes, say once a worker with that worker's front:
+//! A host makes one [`Surface`] for the process and mounts it as often as it likes, say once a worker with that worker's backend:
 //! [`grpc_routes`] for HTTP/2, [`configure_http`] for the JSON gateway, health, version and metrics.
 
 pub mod api_error;
+pub mod backend;
 mod budget;
 mod connection;
 mod cors;
 pub mod encoded;
-pub mod front;
 mod gateway;
 pub mod grpc;
 mod ops;
@@ -16,25 +16,26 @@ mod permit;
 pub mod proto;
 mod service;
 mod surface;
+pub mod watch_stream;
 
 pub use budget::ByteBudget;
 pub use connection::Connection;
 pub use cors::{Cors, answer_cors};
 pub use surface::{METADATA_BYTES, Options, Surface, Versions};
 
-use crate::{front::Front, service::Service};
+use crate::{backend::Backend, service::Service};
 use actix_web::web::ServiceConfig;
 use tonic::service::Routes;
 
 /// The gRPC services: KV, Watch, Cluster, Maintenance and Health; every other path answers `Unimplemented`.
 #[must_use]
-pub fn grpc_routes<F: Front>(front: F, surface: &Surface) -> Routes {
-    grpc::routes(&Service::new(front, surface.clone()))
+pub fn grpc_routes<B: Backend>(backend: B, surface: &Surface) -> Routes {
+    grpc::routes(&Service::new(backend, surface.clone()))
 }
 
 /// Everything over HTTP/1.1, as configuration for an `actix_web::App`; unknown paths answer 404.
-pub fn configure_http<F: Front>(front: F, surface: &Surface) -> impl Fn(&mut ServiceConfig) + Clone + Send + 'static {
-    let service = Service::new(front, surface.clone());
+pub fn configure_http<B: Backend>(backend: B, surface: &Surface) -> impl Fn(&mut ServiceConfig) + Clone + Send + 'static {
+    let service = Service::new(backend, surface.clone());
     move |config: &mut ServiceConfig| {
         ops::configure(config, &service);
         gateway::configure(config, &service);

@@ -4,7 +4,7 @@ mod metrics;
 
 use crate::{
     api_error::ApiError,
-    front::{Consistency, Context, Front, Source},
+    backend::{Backend, Consistency, Context, Source},
     service::Service,
 };
 use actix_web::{
@@ -21,7 +21,7 @@ use quorate_core::command::{AlarmKind, KeyRange, Range};
 use serde_json::json;
 use std::fmt::Write as _;
 
-pub(crate) fn configure<F: Front>(config: &mut ServiceConfig, service: &Service<F>) {
+pub(crate) fn configure<B: Backend>(config: &mut ServiceConfig, service: &Service<B>) {
     config.service(get("/health", service, |service, request| Box::pin(health(service, request))));
     for (path, checks) in [("/livez", LIVE), ("/readyz", READY)] {
         config.service(get(path, service, move |service, request| Box::pin(checked(service, request, checks))));
@@ -38,10 +38,10 @@ pub(crate) fn configure<F: Front>(config: &mut ServiceConfig, service: &Service<
 }
 
 /// A resource that is only read; any other method is told so.
-fn get<F: Front>(
+fn get<B: Backend>(
     path: &str,
-    service: &Service<F>,
-    answer: impl Fn(Service<F>, HttpRequest) -> LocalBoxFuture<'static, HttpResponse> + Clone + 'static,
+    service: &Service<B>,
+    answer: impl Fn(Service<B>, HttpRequest) -> LocalBoxFuture<'static, HttpResponse> + Clone + 'static,
 ) -> Resource {
     let service = service.clone();
     let route = web::get().to(move |request: HttpRequest| answer(service.clone(), request));
@@ -64,7 +64,7 @@ fn parameter(request: &HttpRequest, name: &str) -> Vec<String> {
 }
 
 /// JSON, but sent as plain text: etcd's clients know it so.
-async fn health<F: Front>(service: Service<F>, request: HttpRequest) -> HttpResponse {
+async fn health<B: Backend>(service: Service<B>, request: HttpRequest) -> HttpResponse {
     let excluded = parameter(&request, "exclude");
     let serializable = parameter(&request, "serializable").iter().any(|value| value == "true");
     match unhealthy(&service, &excluded, serializable).await {
@@ -81,13 +81,13 @@ async fn health<F: Front>(service: Service<F>, request: HttpRequest) -> HttpResp
 }
 
 /// What is wrong: an alarm, then no leader, then that a read fails.
-async fn unhealthy<F: Front>(service: &Service<F>, excluded: &[String], serializable: bool) -> Option<String> {
+async fn unhealthy<B: Backend>(service: &Service<B>, excluded: &[String], serializable: bool) -> Option<String> {
     let alarm =
-        service.front.current().alarms().iter().map(|alarm| alarm_name(alarm.kind)).find(|name| !excluded.iter().any(|e| e == name));
+        service.backend.current().alarms().iter().map(|alarm| alarm_name(alarm.kind)).find(|name| !excluded.iter().any(|e| e == name));
     if let Some(alarm) = alarm {
         return Some(format!("ALARM {alarm}"));
     }
-    if !serializable && service.front.status().raft.leader.is_none() {
+    if !serializable && service.backend.status().raft.leader.is_none() {
         return Some("RAFT NO LEADER".into());
     }
     let consistency = if serializable { Consistency::Serializable } else { Consistency::Linearizable };
@@ -102,11 +102,11 @@ const fn alarm_name(kind: AlarmKind) -> &'static str {
 }
 
 /// Reads one key, whichever is first.
-async fn read<F: Front>(service: &Service<F>, consistency: Consistency) -> Result<(), String> {
+async fn read<B: Backend>(service: &Service<B>, consistency: Consistency) -> Result<(), String> {
     let context = Context { deadline: None, require_leader: false, source: Source::Internal, request_bytes: 0 };
     let first = KeyRange { key: Bytes::from_static(b"\0"), end: Bytes::from_static(b"\0") };
     let range = Range { range: first, limit: 1, keys_only: true, ..Range::default() };
-    let result = service.front.view(consistency, context).await.and_then(|view| view.range(&range));
+    let result = service.backend.view(consistency, context).await.and_then(|view| view.range(&range));
     result.map(drop).map_err(|refusal| ApiError::from(refusal).reply().text.into_owned())
 }
 
@@ -134,16 +134,16 @@ impl Check {
         }
     }
 
-    async fn run<F: Front>(self, service: &Service<F>) -> Result<(), String> {
+    async fn run<B: Backend>(self, service: &Service<B>) -> Result<(), String> {
         match self {
             Self::DataCorruption => {
-                let corrupt = service.front.current().alarms().iter().any(|alarm| alarm.kind == AlarmKind::Corrupt);
+                let corrupt = service.backend.current().alarms().iter().any(|alarm| alarm.kind == AlarmKind::Corrupt);
                 if corrupt { Err("alarm activated: CORRUPT".into()) } else { Ok(()) }
             }
             Self::SerializableRead => read(service, Consistency::Serializable).await,
             Self::LinearizableRead => read(service, Consistency::Linearizable).await,
             Self::NonLearner => {
-                if service.front.status().raft.is_learner {
+                if service.backend.status().raft.is_learner {
                     Err("member is a learner".into())
                 } else {
                     Ok(())
@@ -154,7 +154,7 @@ impl Check {
 }
 
 /// Runs the checks that are not excluded, and lists them if one failed or `verbose` is asked for.
-async fn checked<F: Front>(service: Service<F>, request: HttpRequest, checks: &'static [Check]) -> HttpResponse {
+async fn checked<B: Backend>(service: Service<B>, request: HttpRequest, checks: &'static [Check]) -> HttpResponse {
     let excluded = parameter(&request, "exclude");
     let verbose = parameter(&request, "verbose").iter().any(|value| value != "false");
     let mut lines = String::new();
@@ -181,15 +181,15 @@ async fn checked<F: Front>(service: Service<F>, request: HttpRequest, checks: &'
     }
 }
 
-fn version<F: Front>(service: &Service<F>) -> HttpResponse {
+fn version<B: Backend>(service: &Service<B>) -> HttpResponse {
     let versions = &service.surface.options().versions;
     // Written out, because its readers are used to the order.
     let body = format!(r#"{{"etcdserver":"{}","etcdcluster":"{}","storage":"{}"}}"#, versions.server, versions.cluster, versions.storage);
     HttpResponse::Ok().content_type(ContentType::json()).body(body)
 }
 
-fn variables<F: Front>(service: &Service<F>) -> HttpResponse {
-    let raft = service.front.status().raft;
+fn variables<B: Backend>(service: &Service<B>) -> HttpResponse {
+    let (raft, view) = (service.backend.status().raft, service.backend.current());
     let leader = raft.leader.map_or_else(|| "0".into(), |leader| leader.to_string());
     HttpResponse::Ok().json(json!({
         "cmdline": std::env::args().collect::<Vec<_>>(),
@@ -198,7 +198,7 @@ fn variables<F: Front>(service: &Service<F>) -> HttpResponse {
             "term": raft.term.0,
             "lead": leader,
             "commit": raft.committed.0,
-            "applied": raft.applied.0,
+            "applied": view.applied().index.0,
         },
     }))
 }

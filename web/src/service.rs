@@ -4,8 +4,8 @@
 
 use crate::{
     api_error::ApiError,
+    backend::{Backend, Context, Source, Status},
     connection::Connection,
-    front::{Context, Front, Source, Status},
     permit::{BudgetPermit, Progress},
     proto::etcdserverpb::ResponseHeader,
     surface::Surface,
@@ -17,10 +17,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A front with what its surfaces share.
+/// A backend with what its surfaces share.
 #[derive(Clone, Debug)]
-pub(crate) struct Service<F> {
-    pub front: F,
+pub(crate) struct Service<B> {
+    pub backend: B,
     pub surface: Surface,
 }
 
@@ -85,14 +85,14 @@ fn parse_timeout(value: &[u8]) -> Option<Duration> {
     }
 }
 
-impl<F: Front> Service<F> {
-    pub(crate) const fn new(front: F, surface: Surface) -> Self {
-        Self { front, surface }
+impl<B: Backend> Service<B> {
+    pub(crate) const fn new(backend: B, surface: Surface) -> Self {
+        Self { backend, surface }
     }
 
     /// Whether the member may serve the call at all, in etcd's order: learner, then leader.
     pub(crate) fn admit(&self, call: &Call, learner_serves: bool) -> Result<Status, ApiError> {
-        let status = self.front.status();
+        let status = self.backend.status();
         if status.raft.is_learner && !learner_serves {
             return Err(ApiError::NotSupportedForLearner);
         }
@@ -104,7 +104,7 @@ impl<F: Front> Service<F> {
 
     #[expect(clippy::unnecessary_wraps, reason = "the field it goes into is optional on the wire")]
     pub(crate) fn header(&self, revision: Revision) -> Option<ResponseHeader> {
-        Some(header(&self.front.status(), revision))
+        Some(header(&self.backend.status(), revision))
     }
 
     /// A share of the answer budget for an answer of so many bytes of key-values, waited for.
@@ -126,9 +126,9 @@ impl<F: Front> Service<F> {
     /// Reads from a view: in place, or beside the worker if about so many bytes will come.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
-        view: Arc<View<F::Reader>>,
+        view: Arc<View<B::Reader>>,
         bytes: u64,
-        read: impl FnOnce(&View<F::Reader>) -> Result<T, Refusal> + Send + 'static,
+        read: impl FnOnce(&View<B::Reader>) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, ApiError> {
         if bytes <= INLINE_ANSWER_BYTES {
             return Ok(read(&view)?);

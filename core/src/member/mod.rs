@@ -38,7 +38,7 @@ mod tickets;
 
 pub use log_half::{LogEffect, LogHalf, LogInput, Notice, WalDone, WalWork};
 pub use orders::{Order, Owed, Report};
-pub use request::{Answer, Body, Prepared, Request, Ticket, prepare, raft_request_bytes};
+pub use request::{Answer, Body, COMMAND_BYTES, Prepared, Request, Ticket, admit, prepare, raft_request_bytes};
 pub use state_half::{BatchLimits, StateEffect, StateHalf, StateInput, StoreDone, StoreWork, SyncLimits};
 
 use crate::consensus::{self, Configuration};

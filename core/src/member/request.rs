@@ -1,10 +1,14 @@
 //! What a client asks of a member, and the part of taking it that costs in proportion to it: done by the caller, before the member.
 
-use crate::command::{Command, Op, Refusal, Reply, Txn};
+use crate::command::walk::{Branches, Visitor, walk};
+use crate::command::{Command, Op, Put, Refusal, Reply, Txn};
 use crate::machine::encode_command;
+use crate::mvcc::View;
+use crate::storage::StateReader;
 use crate::types::{MemberId, Monotonic};
+use alloc::vec::Vec;
 use bytes::Bytes;
-use core::fmt;
+use core::{convert::Infallible, fmt};
 
 /// Names a request for its host, in one life of the member. The host gives them, each once.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -48,6 +52,20 @@ pub enum Answer {
     Transferred,
 }
 
+impl Answer {
+    /// Of a proposal.
+    ///
+    /// # Panics
+    /// If it answers something else.
+    #[must_use]
+    pub fn into_reply(self) -> Reply {
+        match self {
+            Self::Reply(reply) => reply,
+            Self::Ready | Self::Transferred => panic!("a proposal is answered by its reply, not by {self:?}"),
+        }
+    }
+}
+
 /// A command ready to be proposed: encoded once, and measured.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Prepared {
@@ -55,6 +73,25 @@ pub struct Prepared {
     pub command: Bytes,
     /// Bytes that it may add to the state store; 0: it adds none, so no quota forbids it.
     pub growth_bytes: u64,
+}
+
+/// The longest encoded command that every member can receive from another, whatever its own flags say.
+pub const COMMAND_BYTES: usize = 240 << 20;
+
+/// All that comes before the member is asked to carry out a command: [`View::check_cost`] in the state published last, and
+/// [`prepare`].
+///
+/// # Errors
+/// What either refuses.
+pub fn admit<R: StateReader>(
+    view: &View<R>,
+    member: MemberId,
+    command: &Command,
+    request_bytes: usize,
+    request_bytes_max: usize,
+) -> Result<Prepared, Refusal> {
+    view.check_cost(command)?;
+    prepare(member, command, request_bytes, request_bytes_max)
 }
 
 /// Encodes and measures a command whose shape was checked by [`crate::command::validate`].
@@ -67,7 +104,8 @@ pub fn prepare(member: MemberId, command: &Command, request_bytes: usize, reques
     if raft_request_bytes(member, request_bytes) > request_bytes_max {
         return Err(Refusal::RequestTooLarge);
     }
-    Ok(Prepared { command: encode_command(command), growth_bytes: growth_bytes(command) })
+    let prepared = Prepared { command: encode_command(command), growth_bytes: growth_bytes(command) };
+    if prepared.command.len() > COMMAND_BYTES { Err(Refusal::RequestTooLarge) } else { Ok(prepared) }
 }
 
 /// What `--max-request-bytes` is compared with: the bytes of the message that etcd's log would hold for a request, which wraps it
@@ -87,25 +125,66 @@ fn varint_bytes(value: u64) -> usize {
     (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
-/// Bytes that a command may add to the store, about as etcd counts them.
+/// Bytes that a command may add to the store, about as etcd counts them; of a txn, those of the branch that adds more.
 fn growth_bytes(command: &Command) -> u64 {
-    const ROW: u64 = 48;
-    fn of(ops: &[Op]) -> u64 {
-        ops.iter()
-            .map(|op| match op {
-                Op::Put(put) => ROW + (put.key.len() + put.value.len()) as u64,
-                Op::Txn(txn) => branches(txn),
-                Op::Range(_) | Op::DeleteRange(_) => 0,
-            })
-            .sum()
-    }
-    fn branches(txn: &Txn) -> u64 {
-        of(&txn.success).max(of(&txn.failure))
-    }
     match command {
-        Command::Put(put) => ROW + (put.key.len() + put.value.len()) as u64,
-        Command::Txn(txn) => branches(txn),
+        Command::Put(put) => put_bytes(put),
+        Command::Txn(txn) => {
+            let mut growth = Growth::default();
+            let Ok(()) = walk(txn, &mut growth);
+            growth.whole
+        }
         Command::DeleteRange(_) | Command::Compact(_) | Command::Alarm(_) | Command::Publish(_) => 0,
+    }
+}
+
+fn put_bytes(put: &Put) -> u64 {
+    const ROW: u64 = 48;
+    ROW + (put.key.len() + put.value.len()) as u64
+}
+
+#[derive(Default)]
+struct Growth {
+    /// Of each open txn, innermost last: what the branch being walked adds, and what the other one did.
+    open: Vec<(u64, u64)>,
+    whole: u64,
+}
+
+impl Growth {
+    fn innermost(&mut self) -> &mut (u64, u64) {
+        self.open.last_mut().expect("ops are met in an open txn")
+    }
+}
+
+impl Visitor<'_> for Growth {
+    type Error = Infallible;
+
+    fn enter(&mut self, _: &Txn) -> Result<Branches, Infallible> {
+        self.open.push((0, 0));
+        Ok(Branches::Both)
+    }
+
+    fn turn(&mut self) -> Result<(), Infallible> {
+        let (walked, other) = self.innermost();
+        core::mem::swap(walked, other);
+        Ok(())
+    }
+
+    fn op(&mut self, op: &Op) -> Result<(), Infallible> {
+        if let Op::Put(put) = op {
+            self.innermost().0 += put_bytes(put);
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self) -> Result<(), Infallible> {
+        let (walked, other) = self.open.pop().expect("an open txn ends");
+        let larger = walked.max(other);
+        match self.open.last_mut() {
+            Some((outer, _)) => *outer += larger,
+            None => self.whole = larger,
+        }
+        Ok(())
     }
 }
 
@@ -121,6 +200,18 @@ mod tests {
         {
             assert_eq!(raft_request_bytes(MemberId(member), put_of_k(value)), 1_572_864, "member {member:x}");
         }
+    }
+
+    #[test]
+    fn a_txn_grows_the_store_by_the_larger_branch_of_each_that_is_in_it() {
+        let put = |value: usize| Op::Put(Put { key: "k".into(), value: alloc::vec![0; value].into(), ..Put::default() });
+        let txn = |success, failure| Txn { success, failure, ..Txn::default() };
+        let inner = || Op::Txn(txn(alloc::vec![put(50)], alloc::vec![put(10), put(10)]));
+        let outer = |more| Command::Txn(txn(alloc::vec![inner(), put(1)], alloc::vec![put(more), inner()]));
+        let of = |values: &[usize]| values.iter().map(|value| 48 + 1 + *value as u64).sum::<u64>();
+        assert_eq!(growth_bytes(&outer(0)), of(&[10, 10, 1]));
+        assert_eq!(growth_bytes(&outer(2)), of(&[2, 10, 10]));
+        assert_eq!(growth_bytes(&Command::Txn(Txn::default())), 0);
     }
 
     #[test]

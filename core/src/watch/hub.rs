@@ -127,7 +127,7 @@ impl<H: History> WatchHub<H> {
         }
     }
 
-    /// When to `step` with `Wake`: a progress notification is due, or history is left to read.
+    /// When to `step` with `Wake`, if nothing else happens first: a progress notification is due, or history is left to read.
     #[must_use]
     pub fn deadline(&self) -> Monotonic {
         if self.has_history_to_read() {
@@ -143,7 +143,8 @@ impl<H: History> WatchHub<H> {
         self.streams.get(&stream).is_some_and(|stream| stream.is_full(&self.limits, self.undrained_bytes))
     }
 
-    /// Advances by one input. Responses land in `out` in the order they are to be sent.
+    /// Advances by one input: answers requests, and hands on what a new view has to those that follow the head. Responses land in
+    /// `out` in the order they are to be sent.
     pub fn step(&mut self, now: Now, input: WatchInput<H>, out: &mut Vec<HubEffect>) {
         self.now = self.now.max(now.monotonic);
         let out = &mut Outlet { effects: out, undrained_bytes: self.undrained_bytes };
@@ -155,8 +156,18 @@ impl<H: History> WatchHub<H> {
             WatchInput::Progress(stream) => self.on_progress(stream, out),
             WatchInput::Drained(stream, bytes) => self.on_drained(stream, bytes, out),
             WatchInput::Close(stream) => self.on_close(stream, out),
-            WatchInput::Wake => self.on_wake(out),
+            WatchInput::Wake => {}
         }
+        self.undrained_bytes = out.undrained_bytes;
+        self.check_invariants();
+    }
+
+    /// Reads one slice of history for those that lag, and tells progress that is due.
+    pub fn flush(&mut self, now: Now, out: &mut Vec<HubEffect>) {
+        self.now = self.now.max(now.monotonic);
+        let out = &mut Outlet { effects: out, undrained_bytes: self.undrained_bytes };
+        self.read_history(out);
+        self.tick(out);
         self.undrained_bytes = out.undrained_bytes;
         self.check_invariants();
     }
@@ -253,7 +264,7 @@ impl<H: History> WatchHub<H> {
         }
     }
 
-    fn on_wake(&mut self, out: &mut Outlet<'_>) {
+    fn read_history(&mut self, out: &mut Outlet<'_>) {
         let mut budget = self.slice();
         while budget.events > 0 && budget.bytes > 0 && self.has_history_to_read() {
             let read = match self.turns.take() {
@@ -261,11 +272,10 @@ impl<H: History> WatchHub<H> {
                 Some(Turn::Lagging(id)) => self.advance_lagging(id, budget, out),
                 None => break,
             };
-            // A turn that found nothing counts too, or a wake over many such turns would have no bound.
+            // A turn that found nothing counts too, or a flush over many such turns would have no bound.
             budget.events = budget.events.saturating_sub(read.events.max(1));
             budget.bytes = budget.bytes.saturating_sub(read.bytes);
         }
-        self.tick(out);
     }
 
     fn has_history_to_read(&self) -> bool {

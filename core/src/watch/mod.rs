@@ -12,8 +12,8 @@
 //! ```
 //!
 //! Watches at the same revision form a [`cohort`](self): its events are read once, matched by key, and shared. The head cohort
-//! advances with each published view; a lagging one reads history in slices, one slice per turn, and on its way takes along
-//! the cohorts it passes. A slice is read first and the compaction floor looked at again afterwards: if it passed the slice's
+//! advances with each published view; a lagging one reads history in slices, one slice a flush, in turn, and on its way takes
+//! along the cohorts it passes. A slice is read first and the compaction floor looked at again afterwards: if it passed the slice's
 //! start, the slice may have holes, and its watches are cancelled as compacted. A slice that has holes all the same was read from
 //! a view whose rows are gone by now: it is thrown away, and the next view says where the floor is.
 //!
@@ -50,9 +50,9 @@ pub struct HubLimits {
     pub hub_watches: usize,
     /// Revisions in one response.
     pub catch_up_revisions: usize,
-    /// Events one step reads from history, over all watches; more only to complete a revision.
+    /// Events one step or flush reads from history, over all watches; more only to complete a revision.
     pub slice_events: usize,
-    /// Bytes of key-values that one step reads from history, over all watches, the previous ones that are asked for counted apart;
+    /// Bytes of key-values that one step or flush reads from history, over all watches, the previous ones that are asked for counted apart;
     /// more only to complete a revision.
     pub slice_bytes: usize,
     /// Above this a response is split, for watches that asked for fragments.
@@ -137,6 +137,7 @@ pub enum WatchInput<H> {
     /// The transport took so many bytes of responses off the stream's hands, counted by [`WatchResponse::bytes`].
     Drained(StreamId, usize),
     Close(StreamId),
+    /// Time may have reached [`WatchHub::deadline`]; early is harmless.
     Wake,
 }
 

@@ -1,77 +1,42 @@
 //! A state store that stops answering: the member ends, and nothing of what it was doing is seen or kept.
 
-use crate::store::MemoryStore;
 use bytes::Bytes;
 use quorate_core::command::{Command, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, Op, Put, Range, Refusal, Txn};
 use quorate_core::consensus::{Entry, Payload};
 use quorate_core::machine::{Machine, MachineLimits, MachineSettings, encode_command};
 use quorate_core::machine::{MachineEffect, MachineInput};
-use quorate_core::storage::{Direction, ReadFailed, StateReader, Table};
+use quorate_core::storage::MemoryStore;
 use quorate_core::types::{BatchNumber, Boot, LogId, LogIndex, MemberId, RequestId, Revision, Term};
-use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Reads fail while it is broken.
-#[derive(Clone, Debug, Default)]
-struct BrittleStore {
-    store: MemoryStore,
-    broken: Arc<AtomicBool>,
-}
-
-impl BrittleStore {
-    fn check(&self) -> Result<(), ReadFailed> {
-        if self.broken.load(Ordering::Relaxed) { Err(ReadFailed("a bad sector".into())) } else { Ok(()) }
-    }
-}
-
-impl StateReader for BrittleStore {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, ReadFailed> {
-        self.check()?;
-        self.store.get(table, key)
-    }
-
-    fn scan(
-        &self,
-        table: Table,
-        start: &[u8],
-        end: &[u8],
-        direction: Direction,
-        visit: &mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>,
-    ) -> Result<(), ReadFailed> {
-        self.check()?;
-        self.store.scan(table, start, end, direction, visit)
-    }
-}
 
 struct Member {
-    machine: Machine<BrittleStore>,
-    disk: BrittleStore,
+    machine: Machine<MemoryStore>,
+    store: MemoryStore,
 }
 
 impl Member {
     /// With `a` in the state store and not in memory.
     fn new() -> Self {
-        let disk = BrittleStore::default();
+        let store = MemoryStore::default();
         let limits = MachineLimits { recent_bytes: 0, ..MachineLimits::default() };
         let settings = MachineSettings { member: MemberId(1), boot: Boot(1), limits };
-        let machine = Machine::open(settings, disk.clone()).unwrap();
-        let mut member = Self { machine, disk };
+        let machine = Machine::open(settings, store.clone()).unwrap();
+        let mut member = Self { machine, store };
         let mut persisted = BatchNumber(0);
         for effect in member.apply(&[Command::Put(put("a", "1"))]) {
             if let MachineEffect::Persist { number, batch, .. } = effect {
-                member.disk.store.write(&batch);
+                member.store.write(&batch);
                 persisted = number;
             }
         }
         let mut out = vec![];
-        member.machine.step(MachineInput::Persisted(persisted, member.disk.clone()), &mut out);
+        member.machine.step(MachineInput::Persisted(persisted, member.store.clone()), &mut out);
         member.machine.flush(&mut out);
         member
     }
 
     /// One step with them all, and its flush.
-    fn apply(&mut self, commands: &[Command]) -> Vec<MachineEffect<BrittleStore>> {
+    fn apply(&mut self, commands: &[Command]) -> Vec<MachineEffect<MemoryStore>> {
         let applied = self.machine.applied().index;
         let entry = |(command, index): (&Command, u64)| {
             let request = RequestId { member: MemberId(1), boot: Boot(1), sequence: index };
@@ -118,12 +83,12 @@ fn a_failed_read_while_applying_stops_the_member_and_nothing_of_it_is_seen_or_ke
     for command in commands_that_read() {
         let mut member = Member::new();
         let view = member.machine.view();
-        member.disk.broken.store(true, Ordering::Relaxed);
+        member.store.break_after(0);
         let effects = member.apply(&[Command::Put(put("c", "1")), command.clone(), Command::Put(put("d", "1"))]);
         let [MachineEffect::Fatal(reason)] = effects.as_slice() else { panic!("{command:?}: {effects:?}") };
         assert_eq!(reason, "entry 1/3: state store: a bad sector");
         assert!(Arc::ptr_eq(&view, &member.machine.view()), "{command:?}: the state before is what is seen");
-        member.disk.broken.store(false, Ordering::Relaxed);
+        member.store.mend();
         assert!(member.apply(&[Command::Put(put("e", "1"))]).is_empty(), "{command:?}: it does not go on");
     }
 }
@@ -133,13 +98,13 @@ fn a_failed_read_while_applying_stops_the_member_and_nothing_of_it_is_seen_or_ke
 fn a_failed_read_for_a_client_is_a_refusal_to_that_client_alone() {
     let member = Member::new();
     let view = member.machine.view();
-    member.disk.broken.store(true, Ordering::Relaxed);
+    member.store.break_after(0);
     let get = Range { range: key("a"), ..Range::default() };
     assert_eq!(view.range(&get), Err(Refusal::StorageFailed));
     assert_eq!(view.at(b"a", Revision(2)), Err(Refusal::StorageFailed));
     assert_eq!(view.events(Revision(1), 10, 1_000), Err(Refusal::StorageFailed));
     assert_eq!(view.hash_kv(Revision(0)), Err(Refusal::StorageFailed));
     assert_eq!(view.read_txn(&Txn { success: vec![Op::Range(get.clone())], ..Txn::default() }), Err(Refusal::StorageFailed));
-    member.disk.broken.store(false, Ordering::Relaxed);
+    member.store.mend();
     assert_eq!(view.range(&get).map(|reply| reply.count), Ok(1));
 }

@@ -2,7 +2,6 @@
 
 use crate::model::Model;
 use crate::rows::count;
-use crate::store::MemoryStore;
 use bytes::Bytes;
 use quorate_core::command::{
     Alarm, AlarmChange, AlarmKind, COMMAND_KEYS_MAX, Command, Compact, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange,
@@ -11,7 +10,7 @@ use quorate_core::command::{
 use quorate_core::consensus::{Configuration, Entry, Payload};
 use quorate_core::machine::{Machine, MachineLimits, MachineSettings, decode_command, encode_command, validate};
 use quorate_core::machine::{MachineEffect, MachineInput};
-use quorate_core::storage::{Direction, RowOp, StateReader, Table};
+use quorate_core::storage::{Direction, MemoryStore, RowOp, StateReader, Table};
 use quorate_core::types::{BatchNumber, Boot, LeaseId, LogId, LogIndex, MemberId, RequestId, Revision, RevisionId, Term};
 use std::ops::ControlFlow;
 

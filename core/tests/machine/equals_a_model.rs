@@ -2,7 +2,6 @@
 
 use crate::model::{Instant, Model};
 use crate::rows::count;
-use crate::store::MemoryStore;
 use bytes::Bytes;
 use quorate_core::command::{
     Command, Compact, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, Op, Put, Range, Refusal, Reply, SortOrder, SortTarget,
@@ -12,7 +11,7 @@ use quorate_core::consensus::{Configuration, Entry, Payload};
 use quorate_core::machine::{Machine, MachineLimits, MachineSettings, encode_command, validate};
 use quorate_core::machine::{MachineEffect, MachineInput};
 use quorate_core::mvcc::{Event, EventKind, KeyValue, View};
-use quorate_core::storage::{Table, WriteBatch};
+use quorate_core::storage::{MemoryStore, Table, WriteBatch};
 use quorate_core::types::{BatchNumber, Boot, LeaseId, LogId, LogIndex, MemberId, RequestId, Revision, Term};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};

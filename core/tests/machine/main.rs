@@ -6,5 +6,3 @@ mod equals_a_model;
 mod model;
 #[path = "../support/rows.rs"]
 mod rows;
-#[path = "../support/store.rs"]
-mod store;

@@ -1,9 +1,9 @@
 //! A watcher that begins in the past is served from the state store in slices, then joins those that follow the head.
 
 use crate::cluster::{Cluster, stream};
-use crate::store::MemoryStore;
 use quorate_core::command::KeyRange;
 use quorate_core::machine::MachineLimits;
+use quorate_core::storage::MemoryStore;
 use quorate_core::types::Revision;
 use quorate_core::watch::{HubInput, HubLimits, WatchRequest};
 

@@ -1,7 +1,6 @@
 //! Three whole members in virtual time, each step in protocol notation. A host of the two halves and the watch hub that does what
 //! production does, with one input a flush so that cause and effect stand together.
 
-use crate::store::MemoryStore;
 use bytes::Bytes;
 use quorate_core::command::{Command, KeyRange, Put, Range, Refusal};
 use quorate_core::consensus::{Limits, Settings};
@@ -11,7 +10,7 @@ use quorate_core::member::{
     StoreWork, Ticket, WalDone, WalWork, prepare,
 };
 use quorate_core::mvcc::View;
-use quorate_core::storage::WalOp;
+use quorate_core::storage::{MemoryStore, WalOp};
 use quorate_core::types::{Boot, ClusterId, MemberId, Monotonic, Now, SegmentId, StreamId, WallMs, WriteNumber};
 use quorate_core::wal::{Identity, Planner, Recovery, WalSettings, bootstrap_entries};
 use quorate_core::watch::{Hub, HubInput, HubLimits};
@@ -373,8 +372,9 @@ impl Cluster {
         let hub = &mut self.processes.get_mut(&id).unwrap().running.as_mut().unwrap().hub;
         let mut out = Vec::new();
         hub.step(now, input, &mut out);
+        hub.flush(now, &mut out);
         while hub.deadline() <= now.monotonic {
-            hub.step(now, HubInput::<MemoryStore>::Wake, &mut out);
+            hub.flush(now, &mut out);
         }
         if let Some(input) = shown.or_else(|| (!out.is_empty()).then(|| "published".to_owned())) {
             self.show(id, "hub", &input);

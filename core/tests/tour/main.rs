@@ -9,5 +9,3 @@ mod a_watch_catches_up_from_disk;
 mod cluster;
 mod design;
 mod member;
-#[path = "../support/store.rs"]
-mod store;

@@ -1,12 +1,12 @@
 //! What the log half of a member promises its clients: each ticket is answered once, and what is said of an outcome is true.
 
-use crate::store::MemoryStore;
 use quorate_core::command::{Command, Put, Refusal};
 use quorate_core::consensus::{Configuration, Envelope, ForwardMessage, Limits, Message, RaftMessage, ReadMessage, Settings};
 use quorate_core::machine::{Machine, MachineLimits, MachineSettings};
 use quorate_core::member::{
     self, Body, LogEffect, LogHalf, LogInput, MemberLimits, MemberSettings, Notice, Report, Request, Ticket, WalDone, WalWork, prepare,
 };
+use quorate_core::storage::MemoryStore;
 use quorate_core::types::{ClusterId, LogId, LogIndex, MemberId, Monotonic, Now, ReadId, Term, WallMs, WriteNumber};
 use quorate_core::wal::{Identity, Planner, WalSettings, bootstrap_entries};
 use std::time::Duration;

@@ -87,7 +87,7 @@ fn a_slice_is_completed_to_a_whole_revision() {
 }
 
 #[test]
-fn one_wake_reads_only_so_many_events_over_all_watches() {
+fn one_flush_reads_only_so_many_events_over_all_watches() {
     let mut world = World::on(puts("a", 100), HubLimits { slice_events: 10, ..roomy() });
     world.create(from(2, key("a")));
     world.create(from(50, key("a")));
@@ -95,7 +95,7 @@ fn one_wake_reads_only_so_many_events_over_all_watches() {
     while world.has_work() {
         let told = world.told(WatchInput::Wake);
         let sent: usize = told.iter().map(|response| response.events.len()).sum();
-        assert!(sent <= 10, "{sent} events in one wake");
+        assert!(sent <= 10, "{sent} events in one flush");
         wakes += 1;
     }
     assert_eq!(world.log.greatest_read.load(Ordering::Relaxed), 10);

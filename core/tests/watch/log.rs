@@ -157,9 +157,14 @@ impl World {
         world
     }
 
+    /// A wake comes alone and is flushed; other inputs are steps of a turn that goes on, so that what comes of each is seen.
     pub fn step(&mut self, input: WatchInput<Log>) -> Vec<HubEffect> {
         let mut out = Vec::new();
+        let is_last = matches!(input, WatchInput::Wake);
         self.hub.step(self.now, input, &mut out);
+        if is_last {
+            self.hub.flush(self.now, &mut out);
+        }
         out
     }
 

@@ -1,30 +1,22 @@
 //! What the client surfaces call: each request is sent to the member's log half under a ticket, whose answer is awaited.
 
-use super::{
-    Shared,
-    inbox::Inbound,
-    watch::{HubHandle, HubRequest},
-};
-use crate::{state::FjallReader, transport::frame::COMMAND_BYTES};
+use super::{Shared, inbox::Inbound, watch::HubHandle};
+use crate::state::FjallReader;
 use quorate_core::{
-    command::{Command, RaftStatus, Refusal, Reply},
-    member::{Answer, Body, Request, Ticket, prepare},
+    command::{Command, Refusal, Reply},
+    member::{Answer, Body, Request, Ticket, admit},
     mvcc::View,
     types::{MemberId, Monotonic, Revision, StreamId},
-    watch::WatchResponse,
 };
-use quorate_web::front::{Consistency, Context, Drained, Front, Status, WatchReceiver, WatchSender, WatchStreamRequest};
+use quorate_web::{
+    backend::{Backend, Consistency, Context, Status},
+    watch_stream::{self, WatchReceiver, WatchSender},
+};
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
-use tokio::{
-    sync::{mpsc, watch},
-    time::timeout_at,
-};
-
-/// Requests of one watch stream waiting for its hub.
-const STREAM_REQUESTS: usize = 64;
+use tokio::{sync::mpsc, time::timeout_at};
 
 /// One worker's way to the member.
 #[derive(Clone, Debug)]
@@ -87,61 +79,16 @@ impl MemberHandle {
     }
 }
 
-/// Carries one stream's requests to its hub, and none while the hub says that the stream holds too much already: its client may
-/// ask faster than it listens. What is drained always gets through.
-async fn carry(
-    hub: mpsc::Sender<HubRequest>,
-    stream: StreamId,
-    responses: mpsc::UnboundedSender<WatchResponse>,
-    mut requests: mpsc::Receiver<WatchStreamRequest>,
-    drained: Arc<Drained>,
-) {
-    let (full, mut is_full) = watch::channel(false);
-    let client = responses.clone();
-    if hub.send(HubRequest::Open { stream, responses, full }).await.is_err() {
-        return;
-    }
-    loop {
-        let has_room = !*is_full.borrow_and_update();
-        let request = tokio::select! {
-            biased;
-            bytes = drained.take() => HubRequest::Drained(stream, bytes),
-            request = requests.recv(), if has_room => match request {
-                Some(request) => HubRequest::Stream(stream, request),
-                None => break,
-            },
-            changed = is_full.changed(), if !has_room => match changed {
-                Ok(()) => continue,
-                Err(_) => return,
-            },
-            // A client that leaves is noticed also when it is not read from.
-            () = client.closed() => break,
-            () = hub.closed() => return,
-        };
-        if hub.send(request).await.is_err() {
-            return;
-        }
-    }
-    let _ = hub.send(HubRequest::Close(stream)).await;
-}
-
-impl Front for MemberHandle {
+impl Backend for MemberHandle {
     type Reader = FjallReader;
 
     async fn propose(&self, command: Command, context: Context) -> Result<Reply, Refusal> {
         let member = &self.shared.member;
-        self.current().check_cost(&command)?;
-        let prepared = prepare(member.member, &command, context.request_bytes, member.max_request_bytes)?;
+        let prepared = admit(&self.current(), member.member, &command, context.request_bytes, member.max_request_bytes)?;
         drop(command);
-        if prepared.command.len() > COMMAND_BYTES {
-            return Err(Refusal::RequestTooLarge);
-        }
         // Held until the answer is here, or nobody waits for it any more.
         let _share = self.shared.proposals.try_take(prepared.command.len() as u64).ok_or(Refusal::TooManyRequests)?;
-        match self.ask(Body::Propose(prepared), context).await? {
-            Answer::Reply(reply) => Ok(reply),
-            Answer::Ready | Answer::Transferred => unreachable!("a proposal is answered by its reply"),
-        }
+        self.ask(Body::Propose(prepared), context).await.map(Answer::into_reply)
     }
 
     async fn view(&self, consistency: Consistency, context: Context) -> Result<Arc<View<FjallReader>>, Refusal> {
@@ -157,23 +104,16 @@ impl Front for MemberHandle {
 
     fn watch(&self, _context: Context) -> (WatchSender, WatchReceiver) {
         let stream = StreamId(self.shared.streams.fetch_add(1, Ordering::Relaxed));
-        let (sender, requests) = mpsc::channel::<WatchStreamRequest>(STREAM_REQUESTS);
-        // Bounded by the hub: it stops at `stream_bytes` until they are drained.
-        let (responses, receiver) = mpsc::unbounded_channel();
-        let drained = Arc::new(Drained::default());
-        tokio::spawn(carry(self.hub.0.clone(), stream, responses, requests, Arc::clone(&drained)));
-        (WatchSender(sender), WatchReceiver { responses: receiver, drained })
+        watch_stream::open(self.hub.0.clone(), stream)
     }
 
     fn status(&self) -> Status {
-        let current = self.current();
-        let in_use = current.live_bytes();
+        let in_use = self.current().live_bytes();
         let bytes = self.shared.usage.bytes().max(in_use);
         let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         Status {
             cluster: self.shared.member.cluster,
-            // The log half hears of what is applied some time after everyone else can see it.
-            raft: RaftStatus { applied: current.applied().index, ..self.shared.status() },
+            raft: self.shared.status(),
             db_bytes: signed(bytes),
             db_bytes_in_use: signed(in_use),
             quota_bytes: self.shared.member.quota_bytes.map_or(0, signed),
@@ -191,54 +131,5 @@ impl Front for MemberHandle {
             Ok(Err(_)) => Err(Refusal::Stopped),
             Err(_) => Err(Refusal::TimedOut),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Carried {
-        hub: mpsc::Receiver<HubRequest>,
-        full: watch::Sender<bool>,
-        requests: mpsc::Sender<WatchStreamRequest>,
-        responses: mpsc::UnboundedReceiver<WatchResponse>,
-        drained: Arc<Drained>,
-    }
-
-    async fn carried() -> Carried {
-        let (hub_sender, mut hub) = mpsc::channel(1_000);
-        let (requests, requests_receiver) = mpsc::channel(STREAM_REQUESTS);
-        let (responses_sender, responses) = mpsc::unbounded_channel();
-        let drained = Arc::new(Drained::default());
-        tokio::spawn(carry(hub_sender, StreamId(7), responses_sender, requests_receiver, Arc::clone(&drained)));
-        let Some(HubRequest::Open { full, .. }) = hub.recv().await else { panic!("a stream opens first") };
-        Carried { hub, full, requests, responses, drained }
-    }
-
-    #[tokio::test]
-    async fn a_stream_that_holds_too_much_is_not_read_from_until_it_is_drained() {
-        let Carried { mut hub, full, requests, responses: _responses, drained } = carried().await;
-        requests.send(WatchStreamRequest::Progress).await.unwrap();
-        assert!(matches!(hub.recv().await, Some(HubRequest::Stream(..))));
-        full.send(true).unwrap();
-        for _ in 0..STREAM_REQUESTS {
-            requests.send(WatchStreamRequest::Progress).await.unwrap();
-        }
-        assert!(requests.try_send(WatchStreamRequest::Progress).is_err(), "the client has to wait");
-        drained.add(5);
-        assert!(matches!(hub.recv().await, Some(HubRequest::Drained(StreamId(7), 5))), "what is drained overtakes what waits");
-        full.send(false).unwrap();
-        for _ in 0..STREAM_REQUESTS {
-            assert!(matches!(hub.recv().await, Some(HubRequest::Stream(..))));
-        }
-    }
-
-    #[tokio::test]
-    async fn a_client_that_leaves_a_full_stream_closes_it() {
-        let Carried { mut hub, full, requests, responses, .. } = carried().await;
-        full.send(true).unwrap();
-        drop((requests, responses));
-        assert!(matches!(hub.recv().await, Some(HubRequest::Close(StreamId(7)))));
     }
 }

@@ -8,7 +8,7 @@ use quorate_core::{
     types::StreamId,
     watch::{Hub, HubEffect, HubInput, HubLimits, WatchResponse},
 };
-use quorate_web::front::WatchStreamRequest;
+use quorate_web::watch_stream::HubRequest;
 use std::{cell::Cell, collections::HashMap, fmt, rc::Rc, sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -19,20 +19,6 @@ use tokio::{
 const HUB_REQUESTS: usize = 4_096;
 /// How old the state may be that a hub without streams holds, at least.
 const UNWATCHED_PAUSE: Duration = Duration::from_millis(100);
-
-#[derive(Debug)]
-pub(super) enum HubRequest {
-    /// `full`: told whether the stream holds as much as it may.
-    Open {
-        stream: StreamId,
-        responses: mpsc::UnboundedSender<WatchResponse>,
-        full: watch::Sender<bool>,
-    },
-    Stream(StreamId, WatchStreamRequest),
-    /// The client took so many bytes of responses.
-    Drained(StreamId, usize),
-    Close(StreamId),
-}
 
 /// Where to reach the hub of one worker.
 #[derive(Clone, Debug)]
@@ -109,15 +95,10 @@ impl HubActor {
                 self.streams.insert(stream, Client { responses, full });
                 self.step(HubInput::Open(stream));
             }
-            HubRequest::Stream(stream, WatchStreamRequest::Create(request)) => {
+            HubRequest::Stream(stream, request) => {
                 // The hub must not be behind what the client has seen: it may ask for the next revision.
                 self.catch_up();
-                self.step(HubInput::Create(stream, request));
-            }
-            HubRequest::Stream(stream, WatchStreamRequest::Cancel(watch)) => self.step(HubInput::Cancel(stream, watch)),
-            HubRequest::Stream(stream, WatchStreamRequest::Progress) => {
-                self.catch_up();
-                self.step(HubInput::Progress(stream));
+                self.step(request.input(stream));
             }
             HubRequest::Drained(stream, bytes) => {
                 self.touched.push(stream);
@@ -135,8 +116,10 @@ impl HubActor {
         self.step(HubInput::Published(view));
     }
 
-    fn finish(&mut self, ctx: &mut Context<Self>) {
+    /// One turn: history is read, and what was stepped leaves for the streams.
+    fn flush(&mut self, ctx: &mut Context<Self>) {
         self.is_watched.set(!self.streams.is_empty());
+        self.hub.flush(self.shared.clock.now(), &mut self.effects);
         for HubEffect { stream, response } in self.effects.drain(..) {
             // A stream that closed meanwhile needs nothing.
             if let Some(client) = self.streams.get(&stream) {
@@ -154,7 +137,7 @@ impl HubActor {
         self.timer.arm(ctx, clock, deadline, |actor, ctx| {
             actor.timer.fired();
             actor.step(HubInput::Wake);
-            actor.finish(ctx);
+            actor.flush(ctx);
         });
     }
 }
@@ -190,14 +173,14 @@ impl StreamHandler<Vec<HubRequest>> for HubActor {
         for request in requests {
             self.take(request);
         }
-        self.finish(ctx);
+        self.flush(ctx);
     }
 }
 
 impl StreamHandler<Arc<View<FjallReader>>> for HubActor {
     fn handle(&mut self, view: Arc<View<FjallReader>>, ctx: &mut Self::Context) {
         self.step(HubInput::Published(view));
-        self.finish(ctx);
+        self.flush(ctx);
     }
 }
 
@@ -205,6 +188,7 @@ impl StreamHandler<Arc<View<FjallReader>>> for HubActor {
 mod tests {
     use super::*;
     use quorate_core::watch::WatchRequest;
+    use quorate_web::watch_stream::WatchStreamRequest;
 
     #[actix_rt::test]
     async fn who_asks_a_hub_that_is_behind_waits() {

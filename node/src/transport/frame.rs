@@ -5,6 +5,7 @@ use bytes::{Buf, BytesMut};
 use quorate_core::{
     codec::{self, FrameError},
     consensus::{Envelope, ForwardMessage, Message},
+    member::COMMAND_BYTES,
 };
 use quorate_web::ByteBudget;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -16,9 +17,8 @@ use tokio::{
 };
 
 /// The largest frame that any member of this release takes, whatever its flags: what one may append, all can receive.
-pub const FRAME_BYTES: usize = 256 << 20;
-/// The largest command; the rest of its frame is for what stands around it.
-pub const COMMAND_BYTES: usize = FRAME_BYTES - (16 << 20);
+/// Beside a command there is room for what stands around it.
+pub const FRAME_BYTES: usize = COMMAND_BYTES + (16 << 20);
 /// Frames above this share [`RECEIVE_BYTES`], and the buffer of one is not kept for the next.
 pub const LARGE_FRAME_BYTES: usize = 2 << 20;
 /// Room made for one read.

@@ -1,10 +1,11 @@
 use super::{
-    frame::{COMMAND_BYTES, FRAME_BYTES, Frame},
+    frame::{FRAME_BYTES, Frame},
     hello::{Hello, HelloReply, MAGIC, PROTOCOL},
     *,
 };
 use quorate_core::{
     codec,
+    member::COMMAND_BYTES,
     types::{LogIndex, RequestId, Term},
 };
 use tokio::{

@@ -3,26 +3,26 @@
 use super::{convert, unserved};
 use crate::{
     api_error::ApiError,
-    front::{Consistency, Front},
+    backend::{Backend, Consistency},
     proto::{etcdserverpb as pb, served::etcdserverpb::cluster_server::Cluster},
     service::{Call, Service},
 };
 use quorate_core::types::Revision;
 use tonic::{Request, Response, Status};
 
-impl<F: Front> Service<F> {
+impl<B: Backend> Service<B> {
     /// Sorted by id; the header has no revision, as in all of this service.
     pub(crate) async fn member_list(&self, request: pb::MemberListRequest, call: &Call) -> Result<pb::MemberListResponse, ApiError> {
         self.admit(call, false)?;
         let consistency = if request.linearizable { Consistency::Linearizable } else { Consistency::Serializable };
-        let view = self.front.view(consistency, call.context).await?;
+        let view = self.backend.view(consistency, call.context).await?;
         let members = view.members().into_iter().map(convert::member).collect();
         Ok(pb::MemberListResponse { header: self.header(Revision(0)), members })
     }
 }
 
 #[tonic::async_trait]
-impl<F: Front> Cluster for Service<F> {
+impl<B: Backend> Cluster for Service<B> {
     async fn member_add(&self, _: Request<pb::MemberAddRequest>) -> Result<Response<pb::MemberAddResponse>, Status> {
         unserved("MemberAdd")
     }

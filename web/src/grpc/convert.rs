@@ -2,8 +2,8 @@
 
 use crate::{
     api_error::ApiError,
+    backend::Status,
     encoded,
-    front::Status,
     proto::{
         etcdserverpb::{
             self as pb, AlarmMember, AlarmType, compare::TargetUnion, range_request, request_op::Request as RequestKind,

@@ -3,8 +3,8 @@
 use super::{convert, streamed::ranged, with_permit};
 use crate::{
     api_error::ApiError,
+    backend::{Backend, Consistency},
     encoded,
-    front::{Consistency, Front},
     permit::{BudgetPermit, WithPermit},
     proto::{etcdserverpb as pb, mvccpb::KeyValue, served::etcdserverpb::kv_server::Kv},
     service::{Call, Service},
@@ -27,7 +27,7 @@ use tonic::{Request, Response, Status};
 /// Keys in the first chunk of a `RangeStream`; later ones adapt to the request limit, as etcd's do.
 const FIRST_CHUNK_KEYS: i64 = 10;
 
-impl<F: Front> Service<F> {
+impl<B: Backend> Service<B> {
     pub(crate) async fn range(&self, request: pb::RangeRequest, call: &Call) -> Result<WithPermit<encoded::RangeResponse>, ApiError> {
         let (range, view) = self.begin_range(request, call).await?;
         let bytes = view.range_bytes(&range);
@@ -68,8 +68,8 @@ impl<F: Front> Service<F> {
         let bytes = request.encoded_len();
         let command = Command::DeleteRange(convert::delete_range(request));
         machine::validate(&command, self.surface.options().max_txn_ops)?;
-        let permit = self.permit(answer_bytes(&self.front.current(), &command), call).await?;
-        match self.front.propose(command, call.proposing(bytes)).await? {
+        let permit = self.permit(answer_bytes(&self.backend.current(), &command), call).await?;
+        match self.backend.propose(command, call.proposing(bytes)).await? {
             Reply::DeleteRange(reply) => {
                 Ok(WithPermit { answer: convert::delete_range_answer(self.header(reply.revision), reply), permit })
             }
@@ -85,8 +85,8 @@ impl<F: Front> Service<F> {
             Some(consistency) => self.read_txn(txn, consistency, call).await?,
             None => {
                 let command = Command::Txn(txn);
-                let permit = self.permit(answer_bytes(&self.front.current(), &command), call).await?;
-                match self.front.propose(command, call.proposing(bytes)).await? {
+                let permit = self.permit(answer_bytes(&self.backend.current(), &command), call).await?;
+                match self.backend.propose(command, call.proposing(bytes)).await? {
                     Reply::Txn(reply) => (reply, permit),
                     other => unreachable!("a txn was answered {other:?}"),
                 }
@@ -102,7 +102,7 @@ impl<F: Front> Service<F> {
         match self.propose(Command::Compact(compact), bytes, call).await? {
             Reply::Compact { revision } => {
                 if compact.physical {
-                    self.front.compacted_physically(compact.revision, call.context).await?;
+                    self.backend.compacted_physically(compact.revision, call.context).await?;
                 }
                 Ok(pb::CompactionResponse { header: self.header(revision) })
             }
@@ -112,14 +112,14 @@ impl<F: Front> Service<F> {
 
     async fn propose(&self, command: Command, bytes: usize, call: &Call) -> Result<Reply, ApiError> {
         machine::validate(&command, self.surface.options().max_txn_ops)?;
-        Ok(self.front.propose(command, call.proposing(bytes)).await?)
+        Ok(self.backend.propose(command, call.proposing(bytes)).await?)
     }
 
-    async fn begin_range(&self, request: pb::RangeRequest, call: &Call) -> Result<(Range, Arc<View<F::Reader>>), ApiError> {
+    async fn begin_range(&self, request: pb::RangeRequest, call: &Call) -> Result<(Range, Arc<View<B::Reader>>), ApiError> {
         self.admit(call, request.serializable)?;
         let range = convert::range(request)?;
         let consistency = if range.serializable { Consistency::Serializable } else { Consistency::Linearizable };
-        let view = self.front.view(consistency, call.context).await?;
+        let view = self.backend.view(consistency, call.context).await?;
         Ok((range, view))
     }
 
@@ -129,7 +129,7 @@ impl<F: Front> Service<F> {
         consistency: Consistency,
         call: &Call,
     ) -> Result<(quorate_core::command::TxnReply, BudgetPermit), ApiError> {
-        let view = self.front.view(consistency, call.context).await?;
+        let view = self.backend.view(consistency, call.context).await?;
         let bytes = txn_bytes(&view, &txn);
         let permit = self.permit(bytes, call).await?;
         let reply = self.read(view, bytes, move |view| view.read_txn(&txn)).await?;
@@ -184,9 +184,9 @@ const fn is_in_key_order(range: &Range) -> bool {
 pub(crate) type RangeAnswers = BoxStream<'static, Result<encoded::RangeStreamResponse, ApiError>>;
 
 /// A `RangeStream` between two chunks.
-struct Chunks<F: Front> {
-    service: Service<F>,
-    view: Arc<View<F::Reader>>,
+struct Chunks<B: Backend> {
+    service: Service<B>,
+    view: Arc<View<B::Reader>>,
     call: Call,
     /// What is still to be read, at the pinned revision; `limit` is that of the whole stream.
     range: Range,
@@ -201,8 +201,8 @@ struct Chunks<F: Front> {
     is_done: bool,
 }
 
-impl<F: Front> Chunks<F> {
-    fn new(service: Service<F>, mut range: Range, view: Arc<View<F::Reader>>, call: Call) -> Self {
+impl<B: Backend> Chunks<B> {
+    fn new(service: Service<B>, mut range: Range, view: Arc<View<B::Reader>>, call: Call) -> Self {
         if range.revision.0 <= 0 {
             range.revision = view.revision();
         }
@@ -222,7 +222,7 @@ impl<F: Front> Chunks<F> {
     async fn next(this: Option<Self>) -> Result<Option<(encoded::RangeStreamResponse, Option<Self>)>, ApiError> {
         let Some(mut this) = this.filter(|this| !this.is_done) else { return Ok(None) };
         // The view would still answer, but a client is to see the same whichever member and moment it meets.
-        if this.service.front.current().compacted() > this.range.revision {
+        if this.service.backend.current().compacted() > this.range.revision {
             return Err(Refusal::Compacted.into());
         }
         let reply = this.read().await?;
@@ -279,7 +279,7 @@ fn key_after(encoded: &bytes::Bytes) -> Result<bytes::Bytes, ApiError> {
 }
 
 #[tonic::async_trait]
-impl<F: Front> Kv for Service<F> {
+impl<B: Backend> Kv for Service<B> {
     type RangeStreamStream = BoxStream<'static, Result<encoded::RangeStreamResponse, Status>>;
 
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<encoded::RangeResponse>, Status> {

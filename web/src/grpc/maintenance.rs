@@ -3,7 +3,7 @@
 use super::{convert, unserved};
 use crate::{
     api_error::ApiError,
-    front::{Consistency, Front},
+    backend::{Backend, Consistency},
     proto::{
         etcdserverpb::{self as pb, alarm_request::AlarmAction},
         served::etcdserverpb::maintenance_server::Maintenance,
@@ -20,11 +20,11 @@ use tonic::{Request, Response, Status};
 /// What a store takes that holds nothing: the tables themselves. Those who watch sizes divide by it.
 const EMPTY_STORE_BYTES: i64 = 20 << 10;
 
-impl<F: Front> Service<F> {
+impl<B: Backend> Service<B> {
     /// From this member alone, learner or not.
     pub(crate) fn status(&self, call: &Call) -> Result<pb::StatusResponse, ApiError> {
         let status = self.admit(call, true)?;
-        let view = self.front.current();
+        let view = self.backend.current();
         let no_leader = status.raft.leader.is_none().then(|| ApiError::from(Refusal::NoLeader).reply().text.into_owned());
         let alarms = view.alarms().iter().map(|alarm| {
             let alarm = convert::alarm(alarm);
@@ -36,9 +36,10 @@ impl<F: Front> Service<F> {
             version: versions.server.clone(),
             db_size: status.db_bytes.max(EMPTY_STORE_BYTES),
             leader: status.raft.leader.map_or(0, |leader| leader.0),
-            raft_index: status.raft.committed.0,
+            // The state may have been published after this status was.
+            raft_index: status.raft.committed.max(view.applied().index).0,
             raft_term: status.raft.term.0,
-            raft_applied_index: status.raft.applied.0,
+            raft_applied_index: view.applied().index.0,
             errors: no_leader.into_iter().chain(alarms).collect(),
             db_size_in_use: status.db_bytes_in_use.max(EMPTY_STORE_BYTES),
             is_learner: status.raft.is_learner,
@@ -54,7 +55,7 @@ impl<F: Front> Service<F> {
         let kind = convert::alarm_kind(request.alarm)?;
         let active = match AlarmAction::try_from(request.action).map_err(|_| ApiError::UnknownAlarm)? {
             AlarmAction::Get => {
-                let view = self.front.view(Consistency::Linearizable, call.context).await?;
+                let view = self.backend.view(Consistency::Linearizable, call.context).await?;
                 let alarms = view.alarms().iter().filter(|alarm| kind.is_none_or(|kind| alarm.kind == kind));
                 return Ok(pb::AlarmResponse { header: self.header(view.revision()), alarms: alarms.map(convert::alarm).collect() });
             }
@@ -62,10 +63,10 @@ impl<F: Front> Service<F> {
             AlarmAction::Deactivate => false,
         };
         let Some(kind) = kind else {
-            return Ok(pb::AlarmResponse { header: self.header(self.front.current().revision()), alarms: Vec::new() });
+            return Ok(pb::AlarmResponse { header: self.header(self.backend.current().revision()), alarms: Vec::new() });
         };
         let change = AlarmChange { alarm: Alarm { member: MemberId(request.member_id), kind }, active };
-        match self.front.propose(Command::Alarm(change), call.context).await? {
+        match self.backend.propose(Command::Alarm(change), call.context).await? {
             Reply::Alarm { revision, alarms } => {
                 Ok(pb::AlarmResponse { header: self.header(revision), alarms: alarms.iter().map(convert::alarm).collect() })
             }
@@ -81,7 +82,7 @@ impl<F: Front> Service<F> {
 
     pub(crate) async fn hash_kv(&self, request: pb::HashKvRequest, call: &Call) -> Result<pb::HashKvResponse, ApiError> {
         self.admit(call, false)?;
-        let view = self.front.current();
+        let view = self.backend.current();
         let current = view.revision();
         // It goes over every key, so never on the worker.
         let hash = self.read(view, u64::MAX, move |view| view.hash_kv(Revision(request.revision))).await?;
@@ -95,13 +96,13 @@ impl<F: Front> Service<F> {
 
     pub(crate) async fn move_leader(&self, request: pb::MoveLeaderRequest, call: &Call) -> Result<pb::MoveLeaderResponse, ApiError> {
         self.admit(call, false)?;
-        self.front.transfer(MemberId(request.target_id), call.context).await?;
+        self.backend.transfer(MemberId(request.target_id), call.context).await?;
         Ok(pb::MoveLeaderResponse { header: None })
     }
 }
 
 #[tonic::async_trait]
-impl<F: Front> Maintenance for Service<F> {
+impl<B: Backend> Maintenance for Service<B> {
     type SnapshotStream = BoxStream<'static, Result<pb::SnapshotResponse, Status>>;
 
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {

@@ -12,7 +12,7 @@ mod watch;
 
 use crate::{
     api_error::ApiError,
-    front::Front,
+    backend::Backend,
     permit::WithPermit,
     proto::served::{
         etcdserverpb::{
@@ -26,7 +26,7 @@ use tonic::service::{LayerExt as _, Routes};
 
 pub(crate) use watch::watch_answers;
 
-pub(crate) fn routes<F: Front>(service: &Service<F>) -> Routes {
+pub(crate) fn routes<B: Backend>(service: &Service<B>) -> Routes {
     let limit = service.surface.options().receive_bytes();
     let layer = layer::BoundsLayer(service.surface.clone());
     let mut routes = Routes::new(layer.named_layer(KvServer::new(service.clone()).max_decoding_message_size(limit)))

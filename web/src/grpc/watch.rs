@@ -3,13 +3,14 @@
 use super::{convert, layer};
 use crate::{
     api_error::ApiError,
+    backend::Backend,
     encoded,
-    front::{Front, WatchReceiver, WatchSender, WatchStreamRequest},
     proto::{
         etcdserverpb::{self as pb, watch_request::RequestUnion},
         served::etcdserverpb::watch_server::Watch,
     },
     service::{Call, Service},
+    watch_stream::{WatchReceiver, WatchSender, WatchStreamRequest},
 };
 use futures::{
     Stream, StreamExt as _, pin_mut,
@@ -30,13 +31,13 @@ const LEADERLESS_TIMEOUTS: u32 = 3;
 pub(crate) type WatchAnswers = BoxStream<'static, Result<encoded::WatchResponse, Status>>;
 
 /// Serves one stream. The end of `requests` ends nothing: a client may ask once and then only listen.
-pub(crate) fn watch_answers<F: Front>(
-    service: &Service<F>,
+pub(crate) fn watch_answers<B: Backend>(
+    service: &Service<B>,
     requests: impl Stream<Item = Result<pb::WatchRequest, Status>> + Send + 'static,
     call: &Call,
 ) -> Result<WatchAnswers, ApiError> {
     service.admit(call, false)?;
-    let (sender, receiver) = service.front.watch(call.context);
+    let (sender, receiver) = service.backend.watch(call.context);
     let (failed, failure) = oneshot::channel();
     let reader = tokio::spawn(read_requests(requests, sender.0.clone(), failed));
     let mut ticks = time::interval(service.surface.options().election_timeout);
@@ -56,8 +57,8 @@ pub(crate) fn watch_answers<F: Front>(
 }
 
 /// One stream's responses, on their way to the transport.
-struct WatchStream<F: Front> {
-    service: Service<F>,
+struct WatchStream<B: Backend> {
+    service: Service<B>,
     /// Held because its end is the stream's.
     _sender: WatchSender,
     receiver: WatchReceiver,
@@ -85,7 +86,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-impl<F: Front> WatchStream<F> {
+impl<B: Backend> WatchStream<B> {
     async fn next(this: Option<Self>) -> Option<(Result<encoded::WatchResponse, Status>, Option<Self>)> {
         let mut this = this?;
         if this.taken_bytes > 0 {
@@ -96,7 +97,7 @@ impl<F: Front> WatchStream<F> {
                 response = this.receiver.responses.recv() => {
                     let Some(response) = response else { return Some((Err(ApiError::from(Refusal::Stopped).into()), None)) };
                     this.taken_bytes = response.bytes();
-                    return Some((Ok(convert::watch_answer(&this.service.front.status(), &response)), Some(this)));
+                    return Some((Ok(convert::watch_answer(&this.service.backend.status(), &response)), Some(this)));
                 }
                 failure = failure(&mut this.failure) => match failure {
                     Some(status) => return Some((Err(status), None)),
@@ -104,7 +105,7 @@ impl<F: Front> WatchStream<F> {
                 },
                 () = stopped(&mut this.stopping) => return Some((Err(ApiError::from(Refusal::Stopped).into()), None)),
                 () = Leaderless::tick(this.leaderless.as_mut()) => {
-                    let has_leader = this.service.front.status().raft.leader.is_some();
+                    let has_leader = this.service.backend.status().raft.leader.is_some();
                     if this.leaderless.as_mut().is_some_and(|leaderless| leaderless.is_too_long(has_leader)) {
                         return Some((Err(ApiError::from(Refusal::NoLeader).into()), None));
                     }
@@ -173,7 +174,7 @@ async fn read_requests(
 }
 
 #[tonic::async_trait]
-impl<F: Front> Watch for Service<F> {
+impl<B: Backend> Watch for Service<B> {
     type WatchStream = WatchAnswers;
 
     async fn watch(&self, request: Request<tonic::Streaming<pb::WatchRequest>>) -> Result<Response<WatchAnswers>, Status> {

@@ -1,7 +1,7 @@
 //! `/metrics`: what the host counts, what the surfaces count, and what this member's status and state say at the moment of the scrape.
 //! Names and meanings are etcd's; what cannot be told truthfully is left out.
 
-use crate::{front::Front, service::Service};
+use crate::{backend::Backend, service::Service};
 use actix_web::{HttpRequest, HttpResponse, http::header::ACCEPT};
 use prometheus_client::{
     encoding::text::{encode_eof, encode_registry},
@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-pub(super) fn answer<F: Front>(service: &Service<F>, request: &HttpRequest) -> HttpResponse {
+pub(super) fn answer<B: Backend>(service: &Service<B>, request: &HttpRequest) -> HttpResponse {
     let mut text = String::new();
     let encoded = encode_registry(&mut text, service.surface.registry())
         .and_then(|()| encode_registry(&mut text, &scraped(service)))
@@ -31,9 +31,9 @@ pub(super) fn answer<F: Front>(service: &Service<F>, request: &HttpRequest) -> H
 
 type Labels = Vec<(&'static str, String)>;
 
-fn scraped<F: Front>(service: &Service<F>) -> Registry {
+fn scraped<B: Backend>(service: &Service<B>) -> Registry {
     let mut registry = Registry::default();
-    let (status, view) = (service.front.status(), service.front.current());
+    let (status, view) = (service.backend.status(), service.backend.current());
     let (raft, versions) = (&status.raft, &service.surface.options().versions);
     let member = raft.member.to_string();
 
@@ -46,7 +46,7 @@ fn scraped<F: Front>(service: &Service<F>) -> Registry {
     gauge("etcd_server_is_leader", "Whether this member leads", (raft.leader == Some(raft.member)).into());
     gauge("etcd_server_is_learner", "Whether this member is a learner", raft.is_learner.into());
     gauge("etcd_server_proposals_committed_total", "Index of the last entry committed", signed(raft.committed.0));
-    gauge("etcd_server_proposals_applied_total", "Index of the last entry applied", signed(raft.applied.0));
+    gauge("etcd_server_proposals_applied_total", "Index of the last entry applied", signed(view.applied().index.0));
     gauge("etcd_server_proposals_pending", "Proposals waiting for their outcome", signed(raft.proposals_pending));
     gauge("etcd_server_quota_backend_bytes", "Bytes of storage this member may use", status.quota_bytes);
     gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of storage in use or free", status.db_bytes);

@@ -8,7 +8,6 @@ use actix_web::{
     test::{self, TestRequest},
 };
 use prometheus_client::registry::Registry;
-use quorate_core::command::Refusal;
 use quorate_web::{Cors, Options, Surface, answer_cors, configure_http};
 use serde_json::{Value, json};
 
@@ -85,11 +84,9 @@ async fn errors_have_code_and_message_and_the_status_for_them() {
     assert_eq!((status, body.as_str()), (501, r#"{"code":12,"message":"Method Not Allowed"}"#));
     let (status, answer) = post(&local, "/v3/lease/grant", "{}").await;
     assert_eq!((status, &answer["code"]), (501, &json!(12)));
-    local.refuse(Refusal::NoLeader);
-    let answer = post(&local, "/v3/kv/put", r#"{"key": "Zm9v"}"#).await;
+    let answer = post(&Local::without_leader(), "/v3/kv/put", r#"{"key": "Zm9v"}"#).await;
     assert_eq!(answer, (503, json!({"code": 14, "message": "etcdserver: no leader"})));
-    local.refuse(Refusal::TooManyRequests);
-    let answer = post(&local, "/v3/kv/put", r#"{"key": "Zm9v"}"#).await;
+    let answer = post(&Local::crowded(), "/v3/kv/put", r#"{"key": "Zm9v"}"#).await;
     assert_eq!(answer, (500, json!({"code": 2, "message": "etcdserver: too many requests"})));
 }
 
@@ -162,8 +159,8 @@ async fn health_goes_by_alarms_leader_and_a_read() {
     assert_eq!(get(&local, "/health").await, (200, r#"{"health":"true","reason":""}"#.into()));
     let (status, _) = send(&local, TestRequest::post().uri("/health")).await;
     assert_eq!(status, 405);
-    local.refuse(Refusal::LeaderChanged);
-    assert_eq!(get(&local, "/health").await, (503, r#"{"health":"false","reason":"RANGE ERROR:etcdserver: leader changed"}"#.into()));
+    let local = Local::following();
+    assert_eq!(get(&local, "/health").await, (503, r#"{"health":"false","reason":"RANGE ERROR:etcdserver: request timed out"}"#.into()));
     assert_eq!(get(&local, "/health?serializable=true").await.0, 200);
     local.lose_leader();
     assert_eq!(get(&local, "/health").await, (503, r#"{"health":"false","reason":"RAFT NO LEADER"}"#.into()));
@@ -191,9 +188,9 @@ async fn ready_lists_its_checks_when_asked_or_when_one_fails() {
     let lines = "[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\n[+]non_learner ok\nok\n";
     assert_eq!(get(&local, "/readyz?verbose").await, (200, lines.into()));
     assert_eq!(get(&local, "/livez?verbose=true").await, (200, "[+]serializable_read ok\nok\n".into()));
-    local.refuse(Refusal::LeaderChanged);
+    let local = Local::following();
     let (status, body) = get(&local, "/readyz").await;
-    assert_eq!((status, body.lines().nth(2)), (503, Some("[-]linearizable_read failed: etcdserver: leader changed")));
+    assert_eq!((status, body.lines().nth(2)), (503, Some("[-]linearizable_read failed: etcdserver: request timed out")));
     assert_eq!(get(&local, "/readyz?exclude=linearizable_read").await, (200, "ok\n".into()));
     assert_eq!(get(&local, "/readyz/serializable_read").await, (200, "ok\n".into()));
     assert_eq!(get(&local, "/readyz/linearizable_read").await.0, 503);
@@ -230,7 +227,7 @@ async fn versions_metrics_and_variables_agree() {
         "etcd_debugging_mvcc_compact_revision -1",
         "etcd_server_quota_backend_bytes 2147483648",
         "# TYPE etcd_server_leader_changes_seen_total counter",
-        "etcd_server_leader_changes_seen_total 0",
+        "etcd_server_leader_changes_seen_total 1",
     ] {
         assert!(metrics.lines().any(|have| have == line), "no {line} in\n{metrics}");
     }

@@ -1,285 +1,386 @@
-//! A front over a bare machine: a proposal is applied at once, rows live in a map.
+//! A backend over a whole member, hosted as production does but without waiting: its log is durable once it is written, its rows are
+//! in memory, and time passes only while somebody waits for an answer.
 
-use bytes::Bytes;
 use quorate_core::{
-    command::{Command, RaftStatus, Refusal, Reply},
-    consensus::{Configuration, Entry, Payload},
-    machine::{Machine, MachineLimits, MachineSettings, encode_command},
-    machine::{MachineEffect, MachineInput},
-    member::raft_request_bytes,
+    command::{Command, Refusal, Reply},
+    consensus::{Configuration, Entry, Envelope, Limits, Message, Payload, RaftMessage, Settings},
+    machine::{Machine, MachineLimits, MachineSettings},
+    member::{
+        self, Answer, Body, LogEffect, LogHalf, LogInput, MemberLimits, MemberSettings, Request, StateEffect, StateHalf, StateInput,
+        StoreDone, StoreWork, Ticket, WalDone, WalWork, admit,
+    },
     mvcc::View,
-    storage::{Direction, ReadFailed, RowOp, StateReader, Table, recent_key},
-    types::{BatchNumber, Boot, ClusterId, LogId, LogIndex, MemberId, Now, RequestId, Revision, StreamId, Term},
-    watch::{Hub, HubInput, HubLimits},
+    storage::MemoryStore,
+    types::{BatchNumber, ClusterId, LogId, LogIndex, MemberId, Now, Revision, StreamId, Term},
+    wal::{BOOTSTRAP_TERM, Identity, Planner, WalSettings},
+    watch::{Hub, HubInput, HubLimits, WatchResponse},
 };
-use quorate_web::front::{Consistency, Context, Drained, Front, Status, WatchReceiver, WatchSender, WatchStreamRequest};
+use quorate_web::{
+    backend::{Backend, Consistency, Context, Status},
+    watch_stream::{self, HubRequest, WatchReceiver, WatchSender},
+};
 use std::{
-    collections::BTreeMap,
-    ops::{Bound, ControlFlow},
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub const MEMBER: MemberId = MemberId(0x8e9e05c52164694d);
 pub const CLUSTER: ClusterId = ClusterId(0xcdf818194e3a8c32);
+/// A voter that is not there. A test may speak for it.
+const OTHER: MemberId = MemberId(0xa5);
 
-type Rows = BTreeMap<(Table, Bytes), Bytes>;
+const LOCKED: &str = "no test panics while it holds the member";
+const QUOTA_BYTES: u64 = 2 << 30;
+const MAX_REQUEST_BYTES: usize = 1_536 << 10;
 
-#[derive(Clone, Debug, Default)]
-pub struct MapReader(Arc<Rows>);
-
-impl StateReader for MapReader {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, ReadFailed> {
-        Ok(self.0.get(&(table, Bytes::copy_from_slice(key))).cloned())
-    }
-
-    fn scan(
-        &self,
-        table: Table,
-        start: &[u8],
-        end: &[u8],
-        direction: Direction,
-        visit: &mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>,
-    ) -> Result<(), ReadFailed> {
-        let bound = (Bound::Included((table, Bytes::copy_from_slice(start))), Bound::Unbounded);
-        let rows = self.0.range(bound).take_while(|((at, key), _)| *at == table && (end.is_empty() || key.as_ref() < end));
-        let visit_row = |((_, key), value): ((_, &Bytes), &Bytes)| visit(key, value.clone());
-        let rows = rows.map(|((table, key), value)| ((*table, key), value));
-        let _: ControlFlow<()> = match direction {
-            Direction::Forward => rows.into_iter().try_for_each(visit_row),
-            Direction::Backward => rows.collect::<Vec<_>>().into_iter().rev().try_for_each(visit_row),
-        };
-        Ok(())
-    }
-}
+/// Requests of all streams waiting for the hub.
+const HUB_REQUESTS: usize = 64;
 
 #[derive(Clone, Debug)]
-pub struct Local(Arc<Mutex<Inner>>);
+pub struct Local {
+    host: Arc<Mutex<Host>>,
+    hub: mpsc::Sender<HubRequest>,
+}
 
 #[derive(Debug)]
-struct Inner {
-    machine: Machine<MapReader>,
-    rows: Rows,
-    hub: Hub<MapReader>,
-    streams: BTreeMap<StreamId, mpsc::UnboundedSender<quorate_core::watch::WatchResponse>>,
+struct Host {
+    now: Now,
+    log: LogHalf,
+    state: StateHalf<MemoryStore>,
+    hub: Hub<MemoryStore>,
+    store: MemoryStore,
+    /// The state published last.
+    view: Arc<View<MemoryStore>>,
+    /// The newest batch in `store`.
+    persisted: BatchNumber,
+    /// What happened, in order, and nobody was told yet.
+    inputs: VecDeque<Input>,
+    tickets: u64,
+    answers: BTreeMap<Ticket, Result<Answer, Refusal>>,
+    streams: BTreeMap<StreamId, Client>,
     streams_opened: u64,
     /// Bytes of watch responses reported as taken.
     drained: usize,
-    /// The newest batch in `rows`.
-    persisted: Option<BatchNumber>,
-    applied: u64,
-    leader: Option<MemberId>,
-    is_learner: bool,
-    /// The answer to the next proposal and to linearizable reads, instead of serving them.
-    refusal: Option<Refusal>,
-    max_request_bytes: usize,
-    transferred: Option<MemberId>,
+}
+
+/// A watch stream's way back.
+#[derive(Debug)]
+struct Client {
+    responses: mpsc::UnboundedSender<WatchResponse>,
+    full: watch::Sender<bool>,
+}
+
+#[derive(Debug)]
+enum Input {
+    Log(LogInput),
+    State(StateInput<MemoryStore>),
 }
 
 impl Local {
+    /// The only member, and the leader.
     pub fn new() -> Self {
-        let settings = MachineSettings { member: MEMBER, boot: Boot(1), limits: MachineLimits::default() };
-        let mut machine = Machine::open(settings, MapReader::default()).expect("an empty store opens");
-        machine.bootstrap(Configuration {
-            voters: [MEMBER].into(),
-            peer_urls: [(MEMBER, vec!["http://127.0.0.1:2380".into()])].into(),
-            ..Configuration::default()
+        Self::leading(MemberLimits::default())
+    }
+
+    /// It leads, and already has as many requests as it takes.
+    pub fn crowded() -> Self {
+        Self::leading(MemberLimits { tickets: 0, ..MemberLimits::default() })
+    }
+
+    /// One of two voters, of which the other is not there.
+    pub fn without_leader() -> Self {
+        Self::of(Host::open(&[MEMBER, OTHER], &[], settings()))
+    }
+
+    /// It follows the other one, which was heard once. What needs an answer from there times out long before the leader is given up.
+    pub fn following() -> Self {
+        let settings = MemberSettings { request_timeout: Duration::from_millis(5), ..settings() };
+        let mut host = Host::open(&[MEMBER, OTHER], &[], settings);
+        let heartbeat = RaftMessage::Heartbeat { commit: LogIndex(0), round: 0, replicated: LogIndex(0) };
+        let message = Message::Raft(heartbeat);
+        host.tell(Input::Log(LogInput::Peer(Envelope { from: OTHER, to: MEMBER, term: Term(2), message })));
+        assert_eq!(host.log.status().leader, Some(OTHER));
+        Self::of(host)
+    }
+
+    pub fn learner() -> Self {
+        Self::of(Host::open(&[OTHER], &[MEMBER], settings()))
+    }
+
+    fn leading(limits: MemberLimits) -> Self {
+        let mut host = Host::open(&[MEMBER], &[], MemberSettings { limits, ..settings() });
+        while host.log.status().leader != Some(MEMBER) {
+            host.wait();
+        }
+        Self::of(host)
+    }
+
+    fn of(host: Host) -> Self {
+        let (hub, mut requests) = mpsc::channel(HUB_REQUESTS);
+        let local = Self { host: Arc::new(Mutex::new(host)), hub };
+        let host = Arc::clone(&local.host);
+        tokio::spawn(async move {
+            while let Some(request) = requests.recv().await {
+                host.lock().expect(LOCKED).take(request);
+            }
         });
-        let hub = Hub::new(HubLimits::default(), machine.view(), Now::default());
-        Self(Arc::new(Mutex::new(Inner {
-            machine,
-            rows: Rows::new(),
-            hub,
-            streams: BTreeMap::new(),
-            streams_opened: 0,
-            drained: 0,
-            persisted: None,
-            applied: 0,
-            leader: Some(MEMBER),
-            is_learner: false,
-            refusal: None,
-            max_request_bytes: 1_536 << 10,
-            transferred: None,
-        })))
+        local
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().expect("no test panics while it holds the member")
-    }
-
+    /// So much time passes without a word that the leader is given up.
     pub fn lose_leader(&self) {
-        self.inner().leader = None;
-    }
-
-    pub fn become_learner(&self) {
-        self.inner().is_learner = true;
-    }
-
-    pub fn refuse(&self, refusal: Refusal) {
-        self.inner().refusal = Some(refusal);
+        let mut host = self.host();
+        assert_ne!(host.log.status().leader, Some(MEMBER), "the only voter leads for ever");
+        while host.log.status().leader.is_some() {
+            host.wait();
+        }
     }
 
     pub fn drained(&self) -> usize {
-        self.inner().drained
+        self.host().drained
     }
 
-    pub fn transferred(&self) -> Option<MemberId> {
-        self.inner().transferred
+    fn host(&self) -> MutexGuard<'_, Host> {
+        self.host.lock().expect(LOCKED)
     }
 }
 
-impl Inner {
-    fn apply(&mut self, command: &Command) -> Result<Reply, Refusal> {
-        self.applied += 1;
-        let request = RequestId { member: MEMBER, boot: Boot(1), sequence: self.applied };
-        let id = LogId { term: Term(2), index: LogIndex(self.applied) };
-        let entry = Entry { id, payload: Payload::Command { request, command: encode_command(command) } };
-        let mut effects = Vec::new();
-        self.machine.step(MachineInput::Apply([entry].into()), &mut effects);
-        self.machine.flush(&mut effects);
-        let mut answer = self.carry_out(effects);
-        while self.machine.has_background_work() {
-            let mut effects = Vec::new();
-            self.machine.step(MachineInput::Slice, &mut effects);
-            self.machine.flush(&mut effects);
-            answer = self.carry_out(effects).or(answer);
-        }
-        answer.expect("every proposal is answered")
+fn settings() -> MemberSettings {
+    MemberSettings { quota_bytes: Some(QUOTA_BYTES), ..MemberSettings::default() }
+}
+
+impl Host {
+    fn open(voters: &[MemberId], learners: &[MemberId], settings: MemberSettings) -> Self {
+        let configuration = Configuration {
+            voters: voters.iter().copied().collect(),
+            learners: learners.iter().copied().collect(),
+            peer_urls: voters.iter().chain(learners).map(|member| (*member, vec!["http://127.0.0.1:2380".into()])).collect(),
+            ..Configuration::default()
+        };
+        let payload = Payload::Configuration { request: None, configuration: configuration.clone() };
+        let founding = Entry { id: LogId { term: BOOTSTRAP_TERM, index: LogIndex(1) }, payload };
+        let identity = Identity { cluster: CLUSTER, member: MEMBER };
+        let recovered = Planner::bootstrap(identity, vec![founding], WalSettings::default(), [0; 32]);
+        let consensus = Settings {
+            member: MEMBER,
+            boot: recovered.boot,
+            heartbeat_interval: Duration::from_millis(100),
+            election_timeout: Duration::from_secs(1),
+            pre_vote: true,
+            advance_first_election: false,
+            seed: [0; 32],
+            limits: Limits::default(),
+        };
+        let (now, store) = (Now::default(), MemoryStore::default());
+        let machine = MachineSettings { member: MEMBER, boot: recovered.boot, limits: MachineLimits::default() };
+        let machine = Machine::open(machine, store.clone()).expect("an empty store opens");
+        let (log, state) = member::open(consensus, settings, recovered, configuration, machine, store.bytes(), now);
+        let view = state.view();
+        let hub = Hub::new(HubLimits::default(), Arc::clone(&view), now);
+        let mut host = Self {
+            now,
+            log,
+            state,
+            hub,
+            store,
+            view,
+            persisted: BatchNumber::default(),
+            inputs: VecDeque::new(),
+            tickets: 0,
+            answers: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            streams_opened: 0,
+            drained: 0,
+        };
+        host.flush_log(Vec::new());
+        host.flush_state(Vec::new());
+        host.settle();
+        assert!(host.log.is_open(), "its boot is durable");
+        host
     }
 
-    fn carry_out(&mut self, effects: Vec<MachineEffect<MapReader>>) -> Option<Result<Reply, Refusal>> {
-        let mut answer = None;
-        let mut later = Vec::new();
-        for effect in effects {
+    /// Asks the member; if the answer is not there at once, time passes until it is.
+    fn ask(&mut self, body: Body, context: Context) -> Result<Answer, Refusal> {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        let deadline = context.deadline.map(|deadline| self.now.monotonic + deadline.saturating_duration_since(Instant::now()));
+        self.tell(Input::Log(LogInput::Client(Request { ticket, deadline, require_leader: context.require_leader, body })));
+        loop {
+            match self.answers.remove(&ticket) {
+                Some(answer) => return answer,
+                None => self.wait(),
+            }
+        }
+    }
+
+    /// Until something is due.
+    fn wait(&mut self) {
+        self.now.monotonic = self.now.monotonic.max(self.log.deadline().min(self.state.deadline()));
+        self.inputs.push_back(Input::State(StateInput::Wake));
+        self.tell(Input::Log(LogInput::Wake));
+    }
+
+    /// Something happens, and everything that follows from it.
+    fn tell(&mut self, input: Input) {
+        self.inputs.push_back(input);
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        loop {
+            while let Some(input) = self.inputs.pop_front() {
+                self.step(input);
+            }
+            if !self.state.has_background_work() {
+                return;
+            }
+            self.inputs.push_back(Input::State(StateInput::Work));
+        }
+    }
+
+    fn step(&mut self, input: Input) {
+        match input {
+            Input::Log(input) => {
+                let mut out = Vec::new();
+                self.log.step(self.now, input, &mut out);
+                self.flush_log(out);
+            }
+            Input::State(input) => {
+                let mut out = Vec::new();
+                self.state.step(self.now, input, &mut out);
+                self.flush_state(out);
+            }
+        }
+    }
+
+    fn flush_log(&mut self, mut out: Vec<LogEffect>) {
+        self.log.flush(self.now, &mut out);
+        for effect in out {
             match effect {
-                MachineEffect::Reply(_, result) => answer = Some(result),
-                MachineEffect::Publish(view) => self.step_hub(HubInput::Published(view)),
-                MachineEffect::Persist { number, batch, .. } => {
-                    for row in batch.rows {
-                        match row {
-                            RowOp::Put { table, key, value } => drop(self.rows.insert((table, key), value)),
-                            RowOp::Delete { table, key } => drop(self.rows.remove(&(table, key))),
-                        }
-                    }
-                    self.persisted = Some(number);
-                    self.machine.step(MachineInput::Persisted(number, MapReader(Arc::new(self.rows.clone()))), &mut later);
-                }
-                MachineEffect::SyncState => {
-                    let covered = self.persisted.expect("a sync follows a batch");
-                    self.machine.step(MachineInput::Synced(covered), &mut later);
-                }
-                MachineEffect::Retire { table, below } => {
-                    let end = (table, Bytes::copy_from_slice(&recent_key(below)));
-                    self.rows.retain(|row, _| row.0 != table || *row >= end);
-                }
-                MachineEffect::Applied(_) => {}
-                MachineEffect::Fatal(reason) => panic!("{reason}"),
+                LogEffect::Wal(WalWork::Write { number, .. }) => self.inputs.push_back(Input::Log(LogInput::Wal(WalDone::Durable(number)))),
+                LogEffect::Wal(WalWork::Read { .. }) => unreachable!("nobody is there who could lack an entry"),
+                LogEffect::State(order) => self.inputs.push_back(Input::State(StateInput::Log(order))),
+                LogEffect::Answer(ticket, answer) => drop(self.answers.insert(ticket, answer)),
+                LogEffect::Wal(WalWork::Prepare { .. }) | LogEffect::Send(_) | LogEffect::Connect(_) | LogEffect::Notice(_) => {}
+                LogEffect::Fatal(reason) => panic!("{reason}"),
             }
         }
-        if later.is_empty() { answer } else { self.carry_out(later).or(answer) }
     }
 
-    fn step_hub(&mut self, input: HubInput<MapReader>) {
-        let mut effects = Vec::new();
-        self.hub.step(Now::default(), input, &mut effects);
-        while self.hub.deadline() <= Now::default().monotonic {
-            self.hub.step(Now::default(), HubInput::Wake, &mut effects);
-        }
-        for effect in effects {
-            if let Some(stream) = self.streams.get(&effect.stream) {
-                // A receiver that is gone closes its stream soon.
-                let _ = stream.send(effect.response);
+    fn flush_state(&mut self, mut out: Vec<StateEffect<MemoryStore>>) {
+        self.state.flush(self.now, &mut out);
+        for effect in out {
+            match effect {
+                StateEffect::Store(StoreWork::Persist { number, batch, .. }) => {
+                    self.store.write(&batch);
+                    self.persisted = number;
+                    let (reader, stored_bytes) = (self.store.clone(), self.store.bytes());
+                    self.stored(StoreDone::Persisted { number, reader, stored_bytes });
+                }
+                StateEffect::Store(StoreWork::Sync) => self.stored(StoreDone::Synced(self.persisted)),
+                StateEffect::Store(StoreWork::Retire { table, below }) => self.store.retire(table, below),
+                StateEffect::Publish(view) => {
+                    self.view = Arc::clone(&view);
+                    self.step_hub(HubInput::<MemoryStore>::Published(view));
+                }
+                StateEffect::Answer(ticket, answer) => drop(self.answers.insert(ticket, answer)),
+                StateEffect::Log(report) => self.inputs.push_back(Input::Log(LogInput::State(report))),
+                StateEffect::Fatal(reason) => panic!("{reason}"),
             }
         }
+    }
+
+    fn stored(&mut self, done: StoreDone<MemoryStore>) {
+        self.inputs.push_back(Input::State(StateInput::Store(done)));
+    }
+
+    fn step_hub(&mut self, input: HubInput<MemoryStore>) {
+        let mut effects = Vec::new();
+        self.hub.step(self.now, input, &mut effects);
+        self.hub.flush(self.now, &mut effects);
+        while self.hub.deadline() <= self.now.monotonic {
+            self.hub.flush(self.now, &mut effects);
+        }
+        for effect in effects {
+            if let Some(client) = self.streams.get(&effect.stream) {
+                // A receiver that is gone closes its stream soon.
+                let _ = client.responses.send(effect.response);
+            }
+        }
+        for (stream, client) in &self.streams {
+            let is_full = self.hub.is_over_budget(*stream);
+            client.full.send_if_modified(|full| std::mem::replace(full, is_full) != is_full);
+        }
+    }
+
+    fn take(&mut self, request: HubRequest) {
+        let input = match request {
+            HubRequest::Open { stream, responses, full } => {
+                self.streams.insert(stream, Client { responses, full });
+                HubInput::<MemoryStore>::Open(stream)
+            }
+            HubRequest::Stream(stream, request) => request.input(stream),
+            HubRequest::Drained(stream, bytes) => {
+                self.drained += bytes;
+                HubInput::<MemoryStore>::Drained(stream, bytes)
+            }
+            HubRequest::Close(stream) => {
+                self.streams.remove(&stream);
+                HubInput::<MemoryStore>::Close(stream)
+            }
+        };
+        self.step_hub(input);
     }
 }
 
-impl Front for Local {
-    type Reader = MapReader;
+impl Backend for Local {
+    type Reader = MemoryStore;
 
     async fn propose(&self, command: Command, context: Context) -> Result<Reply, Refusal> {
-        let mut inner = self.inner();
-        if raft_request_bytes(MEMBER, context.request_bytes) > inner.max_request_bytes {
-            return Err(Refusal::RequestTooLarge);
-        }
-        match inner.refusal.clone() {
-            Some(refusal) => Err(refusal),
-            None => inner.apply(&command),
-        }
+        let mut host = self.host();
+        let prepared = admit(&host.view, MEMBER, &command, context.request_bytes, MAX_REQUEST_BYTES)?;
+        host.ask(Body::Propose(prepared), context).map(Answer::into_reply)
     }
 
-    async fn view(&self, consistency: Consistency, _: Context) -> Result<Arc<View<MapReader>>, Refusal> {
-        let inner = self.inner();
-        match (consistency, inner.refusal.clone()) {
-            (Consistency::Linearizable, Some(refusal)) => Err(refusal),
-            _ => Ok(inner.machine.view()),
+    async fn view(&self, consistency: Consistency, context: Context) -> Result<Arc<View<MemoryStore>>, Refusal> {
+        let mut host = self.host();
+        if consistency == Consistency::Linearizable {
+            host.ask(Body::Read, context)?;
         }
+        Ok(Arc::clone(&host.view))
     }
 
-    fn current(&self) -> Arc<View<MapReader>> {
-        self.inner().machine.view()
+    fn current(&self) -> Arc<View<MemoryStore>> {
+        Arc::clone(&self.host().view)
     }
 
     fn watch(&self, _: Context) -> (WatchSender, WatchReceiver) {
-        let (sender, mut requests) = mpsc::channel(16);
-        let (responses, receiver) = mpsc::unbounded_channel();
-        let mut inner = self.inner();
-        inner.streams_opened += 1;
-        let stream = StreamId(inner.streams_opened);
-        inner.streams.insert(stream, responses);
-        inner.step_hub(HubInput::Open(stream));
-        let this = self.clone();
-        let drained = Arc::new(Drained::default());
-        let told = Arc::clone(&drained);
-        tokio::spawn(async move {
-            loop {
-                let request = tokio::select! {
-                    bytes = told.take() => {
-                        let mut inner = this.inner();
-                        inner.drained += bytes;
-                        inner.step_hub(HubInput::Drained(stream, bytes));
-                        continue;
-                    }
-                    request = requests.recv() => request,
-                };
-                let Some(request) = request else { break };
-                let mut inner = this.inner();
-                match request {
-                    WatchStreamRequest::Create(request) => inner.step_hub(HubInput::Create(stream, request)),
-                    WatchStreamRequest::Cancel(watch) => inner.step_hub(HubInput::Cancel(stream, watch)),
-                    WatchStreamRequest::Progress => inner.step_hub(HubInput::Progress(stream)),
-                }
-            }
-            let mut inner = this.inner();
-            inner.step_hub(HubInput::Close(stream));
-            inner.streams.remove(&stream);
-        });
-        (WatchSender(sender), WatchReceiver { responses: receiver, drained })
+        let mut host = self.host();
+        host.streams_opened += 1;
+        watch_stream::open(self.hub.clone(), StreamId(host.streams_opened))
     }
 
     fn status(&self) -> Status {
-        let inner = self.inner();
-        let raft = RaftStatus {
-            member: MEMBER,
-            leader: inner.leader,
-            term: Term(2),
-            committed: LogIndex(inner.applied),
-            applied: LogIndex(inner.applied),
-            is_learner: inner.is_learner,
-            ..RaftStatus::default()
-        };
-        Status { cluster: CLUSTER, raft, db_bytes: 20_480, db_bytes_in_use: 16_384, quota_bytes: 2 << 30 }
-    }
-
-    async fn transfer(&self, target: MemberId, _: Context) -> Result<(), Refusal> {
-        if target != MEMBER {
-            return Err(Refusal::BadLeaderTransferee);
+        let host = self.host();
+        let signed = |bytes: u64| i64::try_from(bytes).expect("a test's store is small");
+        Status {
+            cluster: CLUSTER,
+            raft: host.log.status(),
+            db_bytes: signed(host.store.bytes()),
+            db_bytes_in_use: signed(host.view.live_bytes()),
+            quota_bytes: signed(QUOTA_BYTES),
         }
-        self.inner().transferred = Some(target);
-        Ok(())
     }
 
+    async fn transfer(&self, target: MemberId, context: Context) -> Result<(), Refusal> {
+        self.host().ask(Body::Transfer(target), context).map(drop)
+    }
+
+    /// Background work is done as soon as there is some.
     async fn compacted_physically(&self, revision: Revision, _: Context) -> Result<(), Refusal> {
-        if self.current().compacted() >= revision { Ok(()) } else { Err(Refusal::FutureRevision) }
+        assert!(self.current().compacted() >= revision, "asked once the compaction was answered");
+        Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Each kind of lie is found and called by its name.
 
-use super::script::{Script, delete, get, get_at, put, stale_get, three_writes, two_puts};
+use super::script::{Script, delete, get, get_at, lost_write, put, stale_get, three_writes, two_puts};
 use crate::{Budget, Property, Verdict, check, history::*};
 
 /// Writes of unknown outcome whose order nobody saw: too many to try them all.
@@ -10,31 +10,30 @@ fn many_puts(prefix: &str) -> impl Iterator<Item = Request> {
     (1..=MANY).map(move |n| put(&format!("{prefix}{n}"), ""))
 }
 
-#[test]
-fn a_stale_read_is_found() {
+/// A read that is answered from before the writes that were over when it was called.
+fn stale_read() -> Script {
     let mut script = three_writes();
     let op = script.call(get("a"));
     let old = script.model.evaluate(&get("a"), 2, -1).expect("valid").response;
     script.ok(op, old);
-    script.breaks(Property::RealTime);
+    script
+}
+
+#[test]
+fn a_stale_read_is_found() {
+    stale_read().breaks(Property::RealTime);
 }
 
 #[test]
 fn a_lost_acknowledged_write_is_found() {
-    let mut script = three_writes();
-    let before = script.model.clone();
-    script.done(put("a", "lost"));
-    script.model = before;
+    let mut script = lost_write();
     script.done(put("b", "next"));
-    script.breaks(Property::UniqueRevision);
+    script.breaks_either(Property::UniqueRevision, Property::Answer);
 }
 
 #[test]
 fn a_lost_write_with_no_successor_is_found() {
-    let mut script = three_writes();
-    let before = script.model.clone();
-    script.done(put("a", "lost"));
-    script.model = before;
+    let mut script = lost_write();
     script.done(get("a"));
     script.breaks(Property::RealTime);
 }
@@ -61,12 +60,17 @@ fn an_unknown_write_done_twice_is_found() {
 
 #[test]
 fn a_refused_write_that_shows_is_found() {
-    let mut script = three_writes();
-    let op = script.call(put("a", "dirty"));
-    script.answer(op, Outcome::Refused(Refused::Other("etcdserver: too many requests".into())));
-    script.model.apply(&put("a", "dirty")).expect("valid");
-    script.done(get("a"));
-    script.breaks(Property::Provenance);
+    for in_log in [false, true] {
+        let mut script = three_writes();
+        let op = script.call(put("a", "dirty"));
+        script.answer(op, Outcome::Refused(Refused::Other("etcdserver: too many requests".into())));
+        script.model.apply(&put("a", "dirty")).expect("valid");
+        if in_log {
+            script.logged(op);
+        }
+        script.done(get("a"));
+        script.breaks(Property::Provenance);
+    }
 }
 
 #[test]
@@ -118,7 +122,7 @@ fn a_put_that_claims_another_ones_revision_is_found() {
     let mut script = three_writes();
     let op = script.call(put("c", "x"));
     script.ok(op, Response::Put { revision: 3, prev_kv: None });
-    script.breaks(Property::UniqueRevision);
+    script.breaks_either(Property::UniqueRevision, Property::Answer);
 }
 
 #[test]
@@ -148,10 +152,15 @@ fn refusals_that_were_never_true_are_found() {
         (Request::Compact { revision: 3 }, Refused::Compacted),
         (Request::Put(Put { key: b"a".to_vec(), ignore_value: true, ..Put::default() }), Refused::KeyNotFound),
     ] {
-        let mut script = three_writes();
-        let op = script.call(request);
-        script.answer(op, Outcome::Refused(refused));
-        script.breaks(Property::Refusal);
+        for in_log in [false, true] {
+            let mut script = three_writes();
+            let op = script.call(request.clone());
+            script.answer(op, Outcome::Refused(refused.clone()));
+            if in_log {
+                script.logged(op);
+            }
+            script.breaks(Property::Refusal);
+        }
     }
 }
 
@@ -426,11 +435,7 @@ fn a_watch_ends_as_compacted_only_when_it_needed_that() {
 
 #[test]
 fn a_violation_explains_itself() {
-    let mut script = three_writes();
-    let op = script.call(get("a"));
-    let old = script.model.evaluate(&get("a"), 2, -1).expect("valid").response;
-    script.ok(op, old);
-    let Verdict::Broken(violation) = check(&script.records, None, Budget::default()) else { panic!("stale") };
+    let Verdict::Broken(violation) = check(&stale_read().records, None, Budget::default()) else { panic!("stale") };
     let text = violation.to_string();
     for part in ["RealTime broken at revision 2", "operation 4 of client 1", "revision 4 had already been answered: operation 3"] {
         assert!(text.contains(part), "{text} lacks {part:?}");

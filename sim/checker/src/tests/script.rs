@@ -1,6 +1,9 @@
 //! Histories made by hand.
 
-use crate::{Budget, Entry, Property, Stats, Step, Verdict, Witness, check, history::*, model::Model};
+use crate::{Budget, Entry, Property, Stats, Step, Verdict, Violation, Witness, check, history::*, model::Model};
+
+/// The search may not be asked.
+pub(super) const NO_SEARCH: Budget = Budget { steps: 0, time: std::time::Duration::ZERO };
 
 /// Builds a history and its witness on a true store; the lies are told by the tests.
 #[derive(Default)]
@@ -87,15 +90,35 @@ impl Script {
         Witness { entries, is_whole: true }
     }
 
-    /// The search finds what is wrong, and the witness does not hide it.
+    /// With the order of the log at hand, this is found.
+    #[track_caller]
+    pub(super) fn denied(&self) -> Violation {
+        match check(&self.records, Some(&self.witness()), NO_SEARCH) {
+            Verdict::Broken(violation) => violation,
+            other => panic!("nothing found with the witness: {other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub(super) fn denies(&self, property: Property) {
+        let violation = self.denied();
+        assert_eq!(violation.property, property, "with the witness: {violation}");
+    }
+
+    /// The search finds what is wrong, and so does the witness, by the same name.
     #[track_caller]
     pub(super) fn breaks(&self, property: Property) {
+        self.breaks_either(property, property);
+    }
+
+    /// What is wrong has one name for the search, and another for the witness, which sees more of it.
+    #[track_caller]
+    pub(super) fn breaks_either(&self, searched: Property, witnessed: Property) {
         match check(&self.records, None, Budget::default()) {
-            Verdict::Broken(violation) => assert_eq!(violation.property, property, "{violation}"),
+            Verdict::Broken(violation) => assert_eq!(violation.property, searched, "{violation}"),
             other => panic!("nothing found: {other:?}"),
         }
-        let verdict = check(&self.records, Some(&self.witness()), Budget::default());
-        assert!(matches!(verdict, Verdict::Broken(_)), "nothing found with the witness: {verdict:?}");
+        self.denies(witnessed);
     }
 
     /// With the witness, and without.
@@ -138,5 +161,14 @@ pub(super) fn three_writes() -> Script {
     script.done(put("a", "first"));
     script.done(put("b", "second"));
     script.done(two_puts("a", "b"));
+    script
+}
+
+/// The same and one more, acknowledged, of which the store knows nothing afterwards.
+pub(super) fn lost_write() -> Script {
+    let mut script = three_writes();
+    let before = script.model.clone();
+    script.done(put("a", "lost"));
+    script.model = before;
     script
 }

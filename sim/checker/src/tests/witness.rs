@@ -1,51 +1,20 @@
-//! With the order of the log at hand: true histories verify whatever became of the unknown, each kind of lie is found, and the cost is
-//! linear.
+//! With the order of the log at hand: true histories verify whatever became of the unknown, lies of the log and lies about it are
+//! found, and the cost is linear. Lies that a search finds as well are planted in `planted`.
 
 use super::generate::{Settings, history_and_witness};
-use super::script::{Script, delete, get, get_at, put, stale_get, three_writes, two_puts};
+use super::script::{NO_SEARCH, Script, delete, get, get_at, lost_write, put, three_writes, two_puts};
 use crate::{Budget, Entry, Property, Step, Verdict, Violation, Witness, check, history::*};
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{RngCore, SeedableRng},
 };
 
-/// The search may not be asked.
-const NO_SEARCH: Budget = Budget { steps: 0, time: std::time::Duration::ZERO };
-
-impl Script {
-    #[track_caller]
-    fn denied(&self) -> Violation {
-        match check(&self.records, Some(&self.witness()), NO_SEARCH) {
-            Verdict::Broken(violation) => violation,
-            other => panic!("nothing found: {other:?}"),
-        }
-    }
-
-    #[track_caller]
-    fn denies(&self, property: Property) {
-        let violation = self.denied();
-        assert_eq!(violation.property, property, "{violation}");
-    }
-}
-
 #[test]
 fn a_lost_write_is_not_in_the_log() {
-    let mut script = three_writes();
-    let before = script.model.clone();
-    script.done(put("a", "lost"));
-    script.model = before;
+    let mut script = lost_write();
     script.log.pop();
     script.done(get("b"));
     script.denies(Property::Acknowledged);
-}
-
-#[test]
-fn a_stale_read_comes_too_late_for_its_place() {
-    let mut script = three_writes();
-    let op = script.call(get("a"));
-    let old = script.model.evaluate(&get("a"), 2, -1).expect("valid").response;
-    script.ok(op, old);
-    script.denies(Property::RealTime);
 }
 
 #[test]
@@ -70,17 +39,6 @@ fn reordered_writes_are_found() {
     script.ok(op, Response::Put { revision: 2, prev_kv: None });
     script.log.swap(0, 1);
     script.denies(Property::RealTime);
-}
-
-#[test]
-fn a_refused_write_that_was_carried_out_is_in_the_log() {
-    let mut script = three_writes();
-    let op = script.call(put("a", "dirty"));
-    script.answer(op, Outcome::Refused(Refused::Other("etcdserver: too many requests".into())));
-    script.model.apply(&put("a", "dirty")).expect("valid");
-    script.logged(op);
-    script.done(get("a"));
-    script.denies(Property::Provenance);
 }
 
 #[test]
@@ -136,33 +94,12 @@ fn an_answer_from_another_entry_is_found() {
 }
 
 #[test]
-fn a_read_of_what_was_called_later_is_found() {
-    let mut script = three_writes();
-    let mut future = script.model.clone();
-    future.apply(&put("a", "next")).expect("valid");
-    let op = script.call(get("a"));
-    script.ok(op, future.apply(&get("a")).expect("valid"));
-    script.done(put("a", "next"));
-    script.denies(Property::Causality);
-}
-
-#[test]
 fn a_watch_of_what_was_called_later_is_found() {
     let mut script = three_writes();
     let watch = script.watch(Watch { start_revision: 5, ..Watch::default() });
     script.deliver(watch, Delivery::Progress { revision: 5 });
     script.done(put("c", "next"));
     script.denies(Property::Causality);
-}
-
-#[test]
-fn a_read_below_a_compaction_that_was_over_is_found() {
-    let mut script = three_writes();
-    script.done(Request::Compact { revision: 3 });
-    let op = script.call(get_at("a", 2));
-    let lie = script.model.evaluate(&get_at("a", 2), 4, -1).expect("valid").response;
-    script.ok(op, lie);
-    script.denies(Property::Compaction);
 }
 
 #[test]
@@ -176,38 +113,6 @@ fn a_read_beside_a_compaction_may_come_before_it_or_after_it() {
         script.answer(op, outcome);
         script.holds();
     }
-}
-
-#[test]
-fn refusals_that_were_never_true_are_found() {
-    for (request, refused) in [
-        (get_at("a", 2), Refused::Compacted),
-        (get_at("a", 3), Refused::FutureRevision),
-        (Request::Compact { revision: 3 }, Refused::Compacted),
-        (Request::Put(Put { key: b"a".to_vec(), ignore_value: true, ..Put::default() }), Refused::KeyNotFound),
-    ] {
-        for in_log in [false, true] {
-            let mut script = three_writes();
-            let op = script.call(request.clone());
-            script.answer(op, Outcome::Refused(refused.clone()));
-            if in_log {
-                script.logged(op);
-            }
-            script.denies(Property::Refusal);
-        }
-    }
-}
-
-#[test]
-fn a_member_that_goes_back_within_a_session_is_found() {
-    let mut script = Script::default();
-    script.records.push(Record::Attached { client: 1, at: 0, member: 1 });
-    script.done(put("a", "first"));
-    script.done(put("a", "second"));
-    let op = script.call(stale_get("a"));
-    let old = script.model.evaluate(&stale_get("a"), 2, -1).expect("valid").response;
-    script.ok(op, old);
-    script.denies(Property::Session);
 }
 
 #[test]

@@ -1,21 +1,13 @@
-//! What the surfaces call: one trait, implemented by `node` over a hosted member and by tests over a bare machine.
+//! What the surfaces call: one trait, implemented by `node` over a hosted member and by tests over one that has no disk.
 
+use crate::watch_stream::{WatchReceiver, WatchSender};
 use quorate_core::{
     command::{Command, RaftStatus, Refusal, Reply},
     mvcc::View,
     storage::StateReader,
     types::{ClusterId, MemberId, Revision},
-    watch::{WatchRequest, WatchResponse},
 };
-use std::{
-    future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Instant,
-};
-use tokio::sync::{Notify, mpsc};
+use std::{future::Future, sync::Arc, time::Instant};
 
 /// What a read must see.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,7 +30,7 @@ pub enum Source {
 /// What travels with a request beside its content.
 #[derive(Clone, Copy, Debug)]
 pub struct Context {
-    /// The caller gives up here; the front's own limit applies as well.
+    /// The caller gives up here; the backend's own limit applies as well.
     pub deadline: Option<Instant>,
     /// Fail at once if no leader is known (`hasleader`).
     pub require_leader: bool,
@@ -59,51 +51,8 @@ pub struct Status {
     pub quota_bytes: i64,
 }
 
-/// Requests of one watch stream to the hub that serves it; dropping it closes the stream.
-#[derive(Debug)]
-pub struct WatchSender(pub mpsc::Sender<WatchStreamRequest>);
-
-#[derive(Clone, PartialEq, Debug)]
-pub enum WatchStreamRequest {
-    Create(WatchRequest),
-    Cancel(quorate_core::types::WatchId),
-    Progress,
-}
-
-/// Responses of one watch stream, in order. Not with the requests, because those wait while responses do.
-#[derive(Debug)]
-pub struct WatchReceiver {
-    pub responses: mpsc::UnboundedReceiver<WatchResponse>,
-    /// To be told of every response that has left for the client.
-    pub drained: Arc<Drained>,
-}
-
-/// Bytes of responses that left for a client and of which its hub does not know yet. A sum, so it needs no queue.
-#[derive(Debug, Default)]
-pub struct Drained {
-    bytes: AtomicUsize,
-    told: Notify,
-}
-
-impl Drained {
-    pub fn add(&self, bytes: usize) {
-        self.bytes.fetch_add(bytes, Ordering::AcqRel);
-        self.told.notify_one();
-    }
-
-    /// Waits for more than none and takes them. Dropping the wait loses nothing.
-    pub async fn take(&self) -> usize {
-        loop {
-            match self.bytes.swap(0, Ordering::AcqRel) {
-                0 => self.told.notified().await,
-                bytes => return bytes,
-            }
-        }
-    }
-}
-
 /// A running member, as its client surfaces see it.
-pub trait Front: Clone + Send + Sync + 'static {
+pub trait Backend: Clone + Send + Sync + 'static {
     type Reader: StateReader;
 
     /// Replicates a command and answers from this member's own apply. The command's shape was checked by the caller with
@@ -127,19 +76,4 @@ pub trait Front: Clone + Send + Sync + 'static {
 
     /// Waits until the local store has physically compacted to a revision (`CompactionRequest.physical`).
     fn compacted_physically(&self, revision: Revision, context: Context) -> impl Future<Output = Result<(), Refusal>> + Send;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn drained_bytes_add_up_and_are_taken_once() {
-        let drained = Drained::default();
-        drained.add(3);
-        drained.add(4);
-        assert_eq!(drained.take().await, 7);
-        let (taken, ()) = tokio::join!(drained.take(), async { drained.add(5) });
-        assert_eq!(taken, 5);
-    }
 }
