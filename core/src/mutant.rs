@@ -31,6 +31,8 @@ pub enum Mutant {
     W7,
     /// Compares are evaluated when proposed, not when applied.
     K4,
+    /// What the index adds up to does not shrink with a key's value: only budgets look at it.
+    K5,
     /// Progress is reported for a watcher that is not synced.
     V4,
     /// `Retire` leaves before the sync that must cover it.
@@ -53,7 +55,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every mutant, in the order of the campaign's table.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::E1,
         Self::E9,
         Self::R1,
@@ -66,6 +68,7 @@ impl Mutant {
         Self::W1b,
         Self::W7,
         Self::K4,
+        Self::K5,
         Self::V4,
         Self::T1,
         Self::H1,

@@ -135,6 +135,8 @@ pub struct Life {
     pub state_effects: VecDeque<StateEffect<SimReader>>,
     pub run_planned: bool,
     pub state_busy: bool,
+    /// When the whole state is looked at next.
+    pub check_due: Nanos,
     pub work_planned: bool,
     pub wake_planned: Option<Nanos>,
     pub state_wake_planned: Option<Nanos>,
@@ -182,6 +184,7 @@ impl Life {
             state_effects: VecDeque::new(),
             run_planned: false,
             state_busy: false,
+            check_due: 0,
             work_planned: false,
             wake_planned: None,
             state_wake_planned: None,

@@ -181,7 +181,9 @@ impl World {
     pub(crate) fn judge(&mut self) -> Option<(Checker, String)> {
         let mut first: Option<(usize, u128, u32)> = None;
         for member in self.alive() {
-            let view = &self.members[member].life.as_ref().expect("alive").view;
+            let life = self.members[member].life.as_ref().expect("alive");
+            life.state.check();
+            let view = &life.view;
             let hash = match view.hash_kv(Revision(0)) {
                 Ok(hash) => hash.hash,
                 Err(refusal) => return self.unless_off(Checker::Digests, format!("member {member} cannot hash its state: {refusal:?}")),

@@ -1,7 +1,7 @@
 //! A member's process: starts, runs both halves, carries out their effects in order, and dies.
 
 use crate::chance::{Concern, bytes};
-use crate::clock::{MILLISECOND, Nanos};
+use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::invariants::Checker;
 use crate::member::Life;
 use crate::schedule::FaultClass;
@@ -18,6 +18,8 @@ use std::{sync::Arc, time::Duration};
 
 /// Of a thousand deaths of a process, how many take the machine's memory along.
 const POWER_LOSS_PERMILLE: u64 = 800;
+/// Between two looks at all of a member's state, which costs in proportion to it.
+const STATE_CHECK_INTERVAL: Nanos = 5 * SECOND;
 const CLUSTER: ClusterId = ClusterId(0x51);
 
 impl World {
@@ -270,6 +272,10 @@ impl World {
             life.state.step(now, StateInput::Wake, &mut out);
         }
         life.state.flush(now, &mut out);
+        if life.check_due <= self.now {
+            life.check_due = self.now + STATE_CHECK_INTERVAL;
+            life.state.check();
+        }
         life.state_effects.extend(out);
         let number = process.life_number;
         let stall = self.parameters.apply_stall;
