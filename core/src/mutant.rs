@@ -29,10 +29,14 @@ pub enum Mutant {
     W1b,
     /// The applied index is written apart from the rows it vouches for.
     W7,
+    /// A state store from which rows are missing is opened all the same.
+    W8,
     /// Compares are evaluated when proposed, not when applied.
     K4,
     /// What the index adds up to does not shrink with a key's value: only budgets look at it.
     K5,
+    /// A read that fails in apply is answered as a refusal, and apply goes on.
+    K6,
     /// Progress is reported for a watcher that is not synced.
     V4,
     /// `Retire` leaves before the sync that must cover it.
@@ -55,7 +59,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every mutant, in the order of the campaign's table.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::E1,
         Self::E9,
         Self::R1,
@@ -67,8 +71,10 @@ impl Mutant {
         Self::L2,
         Self::W1b,
         Self::W7,
+        Self::W8,
         Self::K4,
         Self::K5,
+        Self::K6,
         Self::V4,
         Self::T1,
         Self::H1,

@@ -4,6 +4,7 @@ use crate::chance::Chance;
 use crate::clock::{MILLISECOND, SECOND};
 use crate::network::{Disturbance, Links, MEMBERS_MAX, link, links};
 use crate::schedule::{Fault, FaultClass};
+use crate::store::JournalRot;
 use crate::world::{Event, World};
 use quorate_checker::history::Record;
 use quorate_core::member::Body;
@@ -95,6 +96,21 @@ impl World {
                 let flipped = process.disk.rot(process.disk_chance.stream(), process.proven);
                 process.rotten |= flipped.is_some();
                 self.trace.tell(self.now, || format!("a bit of member {member} flipped at {flipped:?}"));
+            }
+            Fault::ReadError { member, reads } => self.members[member].store.fail_read(reads + 1),
+            Fault::RowRot { member } => {
+                let process = &mut self.members[member];
+                let row = process.store.rot_row(&mut process.store_chance);
+                self.trace.tell(self.now, || format!("a row of member {member} rots: {row:?}"));
+            }
+            Fault::JournalRot { member, down_ms } => {
+                let process = &mut self.members[member];
+                let rot = process.store.rot_journal(&mut process.store_chance);
+                self.trace.tell(self.now, || format!("the journal of member {member} rots: {rot:?}"));
+                if rot != JournalRot::Nothing {
+                    self.tally.mattered(class);
+                }
+                self.kill(member, Some(down_ms * MILLISECOND));
             }
             Fault::ClockDrift { member, ppm, ms } => {
                 self.members[member].clock.set_drift(self.now, ppm);
@@ -228,10 +244,15 @@ impl World {
             process.full = 0;
             process.fail_next_sync = None;
             process.die_at_write = None;
+            process.store.fail_read(0);
             process.clock.set_drift(now, 0);
             if process.paused > 0 {
                 process.paused = 0;
                 self.unpark(member);
+            }
+            if self.members[member].store.has_rot() {
+                // Whoever heals it looks at all that is stored, as a start does.
+                self.kill(member, None);
             }
             self.nudge(member);
             if self.members[member].life.is_none() {

@@ -12,7 +12,7 @@ const FAULTS_MAX: u64 = 26;
 /// A tenth of the seeds end in a cut that is not healed at first.
 const TRAP_PERMILLE: u64 = 100;
 /// Kinds drawn from: see [`draw`].
-const KINDS: u64 = 22;
+const KINDS: u64 = 25;
 /// Of a thousand seeds, how many let leaders die one after the other while entries travel one by one.
 const STORMY_PERMILLE: u64 = 80;
 
@@ -80,15 +80,15 @@ fn draw(chance: &mut Chance, allowed: &[u64], members: usize, doomed: &[usize]) 
         12 => Fault::SlowDisk { member, sync_ms: chance.tailed(20, 2_500), ms },
         13 => Fault::FsyncError { member, down_ms },
         14 => Fault::DiskFull { member, ms },
-        15 => match doomed.first() {
-            Some(_) => Fault::BitRot { member: *chance.pick(doomed), down_ms },
-            None => Fault::Kill { member, down_ms, at_write: false },
-        },
+        15 => Fault::BitRot { member: *chance.pick(doomed), down_ms },
         16 => Fault::ClockDrift { member, ppm: drift(chance), ms: 3 * ms },
         17 => Fault::ClockOffset { member, wall_ms: chance.between(0, 7_200_000).cast_signed() - 3_600_000 },
         18 => Fault::ClockStep { member, wall_ms: chance.between(0, 7_200_000).cast_signed() - 3_600_000 },
         19 => Fault::Compaction { times: chance.between(1, 4) },
         20 => Fault::Transfer { target: member, deaf_ms: if chance.permille(500) { chance.between(300, 2_500) } else { 0 } },
+        21 => Fault::ReadError { member, reads: chance.tailed(0, 500) },
+        22 => Fault::RowRot { member: *chance.pick(doomed) },
+        23 => Fault::JournalRot { member: *chance.pick(doomed), down_ms },
         _ => storm(chance),
     }
 }
@@ -127,14 +127,14 @@ mod tests {
     }
 
     #[test]
-    fn bits_rot_on_a_minority_only_and_every_seed_has_ten_faults() {
+    fn disks_rot_on_a_minority_only_and_every_seed_has_ten_faults() {
         for seed in 0..2_000 {
             let schedule = schedule(seed);
             assert!(schedule.items.len() >= 10);
             let rotten: BTreeSet<_> = schedule
                 .items
                 .iter()
-                .filter_map(|item| if let Fault::BitRot { member, .. } = item.fault { Some(member) } else { None })
+                .filter_map(|item| item.fault.dooms())
                 .collect();
             assert!(rotten.len() <= (schedule.members - 1) / 2, "seed {seed}: {rotten:?}");
         }

@@ -5,12 +5,13 @@ use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::invariants::Checker;
 use crate::member::Life;
 use crate::schedule::FaultClass;
-use crate::store::{SimReader, StoreCrash};
+use crate::store::{BAD_CHECKSUM, READ_ERROR, SimReader, StoreCrash};
 use crate::world::{Event, World};
 use quorate_core::consensus::{Role, Settings};
 use quorate_core::machine::{Machine, MachineSettings, stored_applied};
 use quorate_core::member::{self, LogEffect, LogInput, Notice, Order, Report, StateEffect, StateInput, WalDone};
 use quorate_core::mvcc::View;
+use quorate_core::storage::ReadFailed;
 use quorate_core::types::{ClusterId, LogIndex, MemberId, Monotonic};
 use quorate_core::wal::{Identity, Planner, Recovered, Recovery, WalDamage, bootstrap_entries};
 use quorate_core::watch::{Hub, HubInput};
@@ -32,20 +33,36 @@ impl World {
             self.after(300 * MILLISECOND, Event::Restart { member, life: self.members[member].life_number });
             return;
         }
-        if self.members[member].store.is_broken() {
-            self.members[member].store.rebuild();
-        }
-        let reader = self.members[member].store.reader();
-        let applied = stored_applied(&reader).expect("the simulated store reads").index;
+        let lost = self.members[member].store.is_lost();
+        let applied = match stored_applied(&self.members[member].store.reader()) {
+            _ if lost => LogIndex(0),
+            Ok(applied) => applied.index,
+            // Nobody knows how far the log would have to reach back.
+            Err(failed) => return self.on_unreadable(member, &failed, false),
+        };
         let recovered = match self.recover(member, applied) {
             Ok(recovered) => recovered,
             Err(damage) => return self.refuse_to_start(member, &damage),
         };
-        if recovered.base.index > applied {
-            // Only a new state store, in the place of one that would not open, is so far behind.
+        let (base, end) = (recovered.base.index, recovered.planner.end().index);
+        if lost && base > applied {
             return self.lose(member, "its state is gone and its log does not reach back so far");
         }
+        if base > applied || end < applied {
+            return self.checks.report(Checker::StateBehindLog, || {
+                format!("member {member} has applied {applied}, but its log has only what is behind {base} and up to {end}")
+            });
+        }
+        if lost {
+            self.members[member].store.begin_anew();
+        }
+        let reader = self.members[member].store.reader();
         let boot = recovered.boot;
+        let settings = MachineSettings { member: self.members[member].id, boot, limits: self.parameters.machine };
+        let machine = match Machine::open(settings, reader) {
+            Ok(machine) => machine,
+            Err(failed) => return self.on_unreadable(member, &failed, base == LogIndex(0)),
+        };
         if recovered.cut.is_some() {
             self.tally.mattered(FaultClass::Torn);
         }
@@ -55,8 +72,6 @@ impl World {
         });
         let process = &mut self.members[member];
         let now = process.clock.now(self.now);
-        let settings = MachineSettings { member: process.id, boot, limits: self.parameters.machine };
-        let machine = Machine::open(settings, reader).expect("the simulated store reads");
         let (_, configuration) = bootstrap_entries(&founders(self.schedule.members));
         let consensus = Settings {
             member: process.id,
@@ -89,7 +104,8 @@ impl World {
             fed = fed.and_then(|()| recovery.segment(segment, &bytes));
         }
         match fed.and_then(|()| recovery.finish()) {
-            Err(WalDamage::Empty) => {
+            // A state is first written when the log's first write is durable.
+            Err(WalDamage::Empty) if !process.store.is_lost() && process.store.is_empty() => {
                 let identity = Identity { cluster: CLUSTER, member: process.id };
                 let (entries, _) = bootstrap_entries(&founders(self.schedule.members));
                 Ok(Planner::bootstrap(identity, entries, self.parameters.wal, seed))
@@ -105,6 +121,32 @@ impl World {
         } else {
             self.checks.report(Checker::DurableLogSurvives, || format!("member {member} refuses its log without a flipped bit: {damage}"));
         }
+    }
+
+    /// The state store cannot be read at start, so the member does not run. `whole_log`: its log has every entry since the first, so
+    /// whoever runs it is told to move the state aside and to start it again.
+    fn on_unreadable(&mut self, member: usize, failed: &ReadFailed, whole_log: bool) {
+        let Some(class) = self.note_failed_read(&failed.0) else {
+            return self.checks.report(Checker::Health, || format!("member {member} has lost its state without a fault: {failed}"));
+        };
+        if class == FaultClass::RowRot && !whole_log {
+            return self.lose(member, &failed.to_string());
+        }
+        self.trace.tell(self.now, || format!("member {member} does not start: {failed}"));
+        let process = &mut self.members[member];
+        if class == FaultClass::RowRot {
+            process.store.begin_anew();
+        }
+        let (down, life) = (process.chance.tailed(20 * MILLISECOND, SECOND), process.life_number);
+        self.after(down, Event::Restart { member, life });
+    }
+
+    /// Which fault explains that a read failed for this reason, if one does.
+    fn note_failed_read(&mut self, reason: &str) -> Option<FaultClass> {
+        let faults = [(READ_ERROR, FaultClass::ReadError), (BAD_CHECKSUM, FaultClass::RowRot)];
+        let (_, class) = faults.into_iter().find(|(text, _)| reason.contains(text))?;
+        self.tally.mattered(class);
+        Some(class)
     }
 
     /// The member is beyond repair and stays down.
@@ -165,10 +207,9 @@ impl World {
 
     /// Whether its disk is, or may yet be, beyond repair.
     fn doomed(&self, member: usize) -> bool {
-        use crate::schedule::Fault;
         self.members[member].lost
             || self.members[member].rotten
-            || self.schedule.items.iter().any(|item| matches!(item.fault, Fault::BitRot { member: doomed, .. } if doomed == member))
+            || self.schedule.items.iter().any(|item| item.fault.dooms() == Some(member))
     }
 
     pub(crate) fn plan_run(&mut self, member: usize, delay: Nanos) {
@@ -431,9 +472,14 @@ impl World {
         }
     }
 
-    /// The process ends itself: rightly, if its disk failed.
+    /// The process ends itself: rightly, if its disk failed or its state store could not be read.
     fn on_fatal(&mut self, member: usize, reason: &str) {
-        match self.members[member].life.as_ref().expect("lives").down {
+        let mut down = self.members[member].life.as_ref().expect("lives").down;
+        if self.note_failed_read(reason).is_some() {
+            let process = &mut self.members[member];
+            down = Some(process.chance.tailed(50 * MILLISECOND, 3 * SECOND));
+        }
+        match down {
             Some(down) => drop(self.kill(member, Some(down))),
             None => self.checks.report(Checker::Health, || format!("member {member} stops: {reason}")),
         }

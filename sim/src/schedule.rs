@@ -92,6 +92,20 @@ pub enum Fault {
         member: usize,
         down_ms: u64,
     },
+    /// A read of the state store fails, after so many more that do not.
+    ReadError {
+        member: usize,
+        reads: u64,
+    },
+    /// A row of the state store rots.
+    RowRot {
+        member: usize,
+    },
+    /// The process dies and a byte of its state store's journal rots, synced or not.
+    JournalRot {
+        member: usize,
+        down_ms: u64,
+    },
     ClockDrift {
         member: usize,
         ppm: i64,
@@ -141,6 +155,9 @@ pub enum FaultClass {
     FsyncError,
     DiskFull,
     BitRot,
+    ReadError,
+    RowRot,
+    JournalRot,
     ClockDrift,
     ClockOffset,
     ClockStep,
@@ -152,7 +169,7 @@ pub enum FaultClass {
 }
 
 impl FaultClass {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 28] = [
         Self::Kill,
         Self::Torn,
         Self::KillAll,
@@ -171,6 +188,9 @@ impl FaultClass {
         Self::FsyncError,
         Self::DiskFull,
         Self::BitRot,
+        Self::ReadError,
+        Self::RowRot,
+        Self::JournalRot,
         Self::ClockDrift,
         Self::ClockOffset,
         Self::ClockStep,
@@ -203,6 +223,9 @@ impl FaultClass {
             Self::FsyncError => "the failed sync held un-synced writes",
             Self::DiskFull => "a write was refused",
             Self::BitRot => "recovery met the flipped bit and refused",
+            Self::ReadError => "a member ended, or did not start, because of it",
+            Self::RowRot => "a member ended, or refused its state, because of it",
+            Self::JournalRot => "the state store did not open, or lost what no sync covered",
             Self::ClockDrift => "the role or the leader changed at the drifting member",
             Self::ClockOffset | Self::ClockStep => "never at this stage: the wall clock is only data, and nothing stored depends on it yet",
             Self::Compaction => "a reader or watcher was refused what was compacted",
@@ -240,12 +263,24 @@ impl Fault {
             Self::FsyncError { .. } => FaultClass::FsyncError,
             Self::DiskFull { .. } => FaultClass::DiskFull,
             Self::BitRot { .. } => FaultClass::BitRot,
+            Self::ReadError { .. } => FaultClass::ReadError,
+            Self::RowRot { .. } => FaultClass::RowRot,
+            Self::JournalRot { .. } => FaultClass::JournalRot,
             Self::ClockDrift { .. } => FaultClass::ClockDrift,
             Self::ClockOffset { .. } => FaultClass::ClockOffset,
             Self::ClockStep { .. } => FaultClass::ClockStep,
             Self::Compaction { .. } => FaultClass::Compaction,
             Self::Transfer { .. } => FaultClass::Transfer,
             Self::Tiny => FaultClass::Tiny,
+        }
+    }
+
+    /// The member that it may put beyond repair.
+    #[must_use]
+    pub const fn dooms(&self) -> Option<usize> {
+        match *self {
+            Self::BitRot { member, .. } | Self::RowRot { member } | Self::JournalRot { member, .. } => Some(member),
+            _ => None,
         }
     }
 }
