@@ -193,6 +193,9 @@ impl World {
             return;
         }
         self.storm.0 -= 1;
+        if self.members.iter().any(|process| !process.slow.is_empty()) {
+            self.tally.fired(FaultClass::SlowStorm);
+        }
         self.storm_victims += 1;
         if self.storm_victims > 1 {
             self.tally.mattered(FaultClass::Storm);

@@ -3,7 +3,7 @@
 use crate::clock::{MILLISECOND, Nanos};
 use crate::disk::DiskError;
 use crate::invariants::Checker;
-use crate::member::DiskWrite;
+use crate::member::{Carries, DiskWrite};
 use crate::schedule::FaultClass;
 use crate::world::{Event, World};
 use quorate_core::member::{LogInput, WalDone, WalWork};
@@ -31,7 +31,10 @@ impl World {
         });
         let life = self.members[member].life.as_mut().expect("lives");
         let proves = life.reported_at_flush;
-        life.writes.push_back(DiskWrite { number, ops: ops.into(), begun: self.now, slowed: false, end, proves });
+        let holds = (life.log.status().term, life.log.consensus().last());
+        let written = std::mem::replace(&mut life.written, holds);
+        let carries = Carries { ballot: holds.0 != written.0, entries: holds.1 != written.1 };
+        life.writes.push_back(DiskWrite { number, carries, ops: ops.into(), begun: self.now, slowed: false, end, proves });
         self.pump_disk(member);
     }
 
@@ -104,6 +107,10 @@ impl World {
         }
         if write.ops.is_empty() {
             let write = life.writes.pop_front().expect("it was there");
+            life.durable = write.carries;
+            if write.slowed && write.carries.ballot && self.storm.0 > 0 {
+                self.tally.mattered(FaultClass::SlowStorm);
+            }
             if write.slowed && self.now - write.begun > self.parameters.heartbeat {
                 self.tally.mattered(FaultClass::SlowDisk);
             }

@@ -11,7 +11,7 @@ use quorate_core::consensus::{Entry, Payload, Role};
 use quorate_core::member::{Body, LogHalf, LogInput, Owed, Request, StateEffect, StateHalf, StateInput, Ticket};
 use quorate_core::mvcc::View;
 use quorate_core::storage::{Table, WalOp, WriteBatch};
-use quorate_core::types::{BatchNumber, Boot, LogIndex, MemberId, RequestId, RevisionId, SegmentId, StreamId, WriteNumber};
+use quorate_core::types::{BatchNumber, Boot, LogId, LogIndex, MemberId, RequestId, RevisionId, SegmentId, StreamId, Term, WriteNumber};
 use quorate_core::watch::Hub;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -79,10 +79,20 @@ impl Member {
     }
 }
 
+/// What a write to the log makes durable, beside the rest.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Carries {
+    /// Another term, and with it whom the member votes for.
+    pub ballot: bool,
+    /// Another end of the log.
+    pub entries: bool,
+}
+
 /// A write on its way to the disk.
 #[derive(Debug)]
 pub struct DiskWrite {
     pub number: WriteNumber,
+    pub carries: Carries,
     pub ops: VecDeque<WalOp>,
     pub begun: Nanos,
     pub slowed: bool,
@@ -142,6 +152,10 @@ pub struct Life {
     pub state_wake_planned: Option<Nanos>,
     pub hub_wake_planned: Option<Nanos>,
     pub writes: VecDeque<DiskWrite>,
+    /// Term and end of the log as the newest write has them.
+    pub written: (Term, LogId),
+    /// What the newest durable write carried.
+    pub durable: Carries,
     pub disk_busy: bool,
     /// Reported durable to the log half, and as it was when it last flushed.
     pub reported: WriteNumber,
@@ -170,6 +184,7 @@ impl Life {
         view: Arc<View<SimReader>>,
         stored_bytes: u64,
     ) -> Self {
+        let written = (log.status().term, log.consensus().last());
         Self {
             boot,
             log,
@@ -190,6 +205,8 @@ impl Life {
             state_wake_planned: None,
             hub_wake_planned: None,
             writes: VecDeque::new(),
+            written,
+            durable: Carries::default(),
             disk_busy: false,
             reported: WriteNumber::default(),
             reported_at_flush: WriteNumber::default(),

@@ -178,6 +178,12 @@ impl World {
         if disk.crashes_that_mattered > before.crashes_that_mattered {
             self.tally.fired(FaultClass::Torn);
         }
+        if let Some(write) = life.writes.front() {
+            self.tally.fired(FaultClass::SplitWrite);
+            if life.durable.ballot && write.carries.entries && !write.carries.ballot {
+                self.tally.mattered(FaultClass::SplitWrite);
+            }
+        }
         if let StoreCrash::WillNotOpen = store {
             self.members[member].rotten = true;
         }

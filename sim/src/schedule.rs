@@ -139,8 +139,12 @@ pub enum FaultClass {
     Kill,
     /// A kill that left a torn or reordered tail.
     Torn,
+    /// A kill with a write to the log under way.
+    SplitWrite,
     KillAll,
     Storm,
+    /// A leader that a storm takes while a disk is slow.
+    SlowStorm,
     Pause,
     OneWay,
     Symmetric,
@@ -169,11 +173,13 @@ pub enum FaultClass {
 }
 
 impl FaultClass {
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::Kill,
         Self::Torn,
+        Self::SplitWrite,
         Self::KillAll,
         Self::Storm,
+        Self::SlowStorm,
         Self::Pause,
         Self::OneWay,
         Self::Symmetric,
@@ -211,8 +217,10 @@ impl FaultClass {
         match self {
             Self::Kill => "writes not yet durable were under way, or the victim led",
             Self::Torn => "recovery found a torn tail and cut it",
+            Self::SplitWrite => "it carried entries, and the write before it, which is durable, the ballot of their term",
             Self::KillAll => "a client was waiting for an answer",
             Self::Storm => "two leaders in a row died of it",
+            Self::SlowStorm => "a ballot waited for a slow disk before the storm was over",
             Self::Pause => "it led, or weighty messages waited for it",
             Self::OneWay | Self::Symmetric | Self::Bridge | Self::Star | Self::Chain => "it cut a weighty message between live members",
             Self::Loss => "a weighty message was lost",
