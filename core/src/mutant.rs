@@ -11,6 +11,8 @@ pub enum Mutant {
     E1 = 1,
     /// No check-quorum: a leader that hears no quorum stays.
     E9,
+    /// A leader steps down unless every member answers.
+    E10,
     /// Entries of an older term are committed by counting (Figure 8).
     R1,
     /// Every append truncates, also when the entries agree.
@@ -59,9 +61,10 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every mutant, in the order of the campaign's table.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::E1,
         Self::E9,
+        Self::E10,
         Self::R1,
         Self::R4,
         Self::R8,

@@ -5,11 +5,16 @@ use crate::invariants::Checker;
 use crate::world::{Event, Phase, World};
 use quorate_checker::history::{OpId, Outcome, Refused};
 use quorate_core::types::{Revision, Term};
+use std::collections::BTreeSet;
 
 /// Within so many election timeouts a write must succeed, or a leader be there.
 const TIMEOUTS_MAX: Nanos = 10;
 /// Under an unhealed cut that leaves one member a quorum, terms may grow by so much.
 const TERMS_MAX: u64 = 5;
+/// Once every member has taken a write after the healing, no term may change for so many election timeouts.
+const STEADY_TIMEOUTS: Nanos = 4;
+/// A write that was refused for lack of room is tried again after so long.
+const PROBE_PAUSE: Nanos = 100 * MILLISECOND;
 /// The identity of the cut among the disturbances.
 const CUT: u64 = u64::MAX;
 
@@ -22,7 +27,10 @@ pub(crate) struct CutWatch {
     first_write: Option<Nanos>,
     /// What is asked from then on must be answered.
     pub(crate) alive_since: Option<Nanos>,
-    probes: Vec<OpId>,
+    /// Writes on their way, one to each member that has not taken one since.
+    probes: BTreeSet<OpId>,
+    /// Members whose write is to be sent again.
+    waiting: BTreeSet<usize>,
     converge_until: Nanos,
 }
 
@@ -80,13 +88,23 @@ impl World {
                     self.checks.report(Checker::Liveness, || format!("no leader {TIMEOUTS_MAX} election timeouts after all was healed"));
                 }
                 self.cut.alive_since = Some(self.now);
-                for member in 0..self.members.len() {
-                    if self.members[member].life.is_some() {
-                        let op = self.probe(member);
-                        self.cut.probes.push(op);
-                    }
+                self.cut.waiting = self.alive().collect();
+                for member in self.cut.waiting.clone() {
+                    self.on_probe(member);
                 }
-                let stop = (self.now + 2 * SECOND).max(self.run_min_end().saturating_sub(3 * SECOND));
+            }
+            Phase::Accepted => {
+                self.cut.term = self.max_term();
+                self.after(STEADY_TIMEOUTS * timeout, Event::Phase(Phase::Steady));
+            }
+            Phase::Steady => {
+                let (before, after) = (self.cut.term, self.max_term());
+                if before != after {
+                    self.checks.report(Checker::Liveness, || {
+                        format!("all is healed and served, but within {STEADY_TIMEOUTS} election timeouts term {before} became {after}")
+                    });
+                }
+                let stop = (self.now + SECOND).max(self.run_min_end().saturating_sub(3 * SECOND));
                 self.at(stop, Event::Phase(Phase::Stopping));
             }
             Phase::Stopping => {
@@ -149,16 +167,36 @@ impl World {
             // Refused for lack of a leader, perhaps; ask again.
             self.probe(member);
         }
-        let alive = self.cut.probes.contains(&op);
-        let refused = match outcome {
-            Outcome::Ok { .. } => false,
-            // A full window is an answer, and so is a full store.
-            Outcome::Refused(Refused::Other(why)) => why != "TooManyRequests" && why != "NoSpace",
-            Outcome::Refused(_) | Outcome::Unknown => true,
-        };
-        if alive && refused {
-            self.checks.report(Checker::Liveness, || format!("member {member} does not serve though all is healed: {outcome:?}"));
+        if !self.cut.probes.remove(&op) {
+            return;
         }
+        match outcome {
+            Outcome::Ok { .. } => {}
+            // A full store stays full until an operator makes room: that is an answer, too.
+            Outcome::Refused(Refused::Other(why)) if why == "NoSpace" => {}
+            Outcome::Refused(Refused::Other(why)) if why == "TooManyRequests" => {
+                self.cut.waiting.insert(member);
+                self.after(PROBE_PAUSE, Event::Probe { member });
+            }
+            Outcome::Refused(_) | Outcome::Unknown => {
+                self.checks.report(Checker::Liveness, || format!("member {member} does not serve though all is healed: {outcome:?}"));
+            }
+        }
+        if self.cut.probes.is_empty() && self.cut.waiting.is_empty() {
+            self.after(0, Event::Phase(Phase::Accepted));
+        }
+    }
+
+    /// Sends a write to a member until it takes one, as it must in time.
+    pub(crate) fn on_probe(&mut self, member: usize) {
+        let since = self.cut.alive_since.expect("only then");
+        if self.now > since + TIMEOUTS_MAX * self.parameters.election {
+            let text = || format!("member {member} refuses every write for {TIMEOUTS_MAX} election timeouts though all is healed");
+            return self.checks.report(Checker::Liveness, text);
+        }
+        self.cut.waiting.remove(&member);
+        let op = self.probe(member);
+        self.cut.probes.insert(op);
     }
 
     /// Why the members are not all alike yet.

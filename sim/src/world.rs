@@ -55,6 +55,7 @@ pub(crate) enum Event {
     GiveUp { op: OpId, leaves: bool },
     Relief,
     Disarm,
+    Probe { member: usize },
     Timer { client: usize, number: u64 },
     WatchOpen { op: OpId },
     WatchSays { op: OpId, response: Box<WatchResponse> },
@@ -120,6 +121,7 @@ impl Event {
             Self::WakeState { .. } => 26,
             Self::Relief => 27,
             Self::Disarm => 28,
+            Self::Probe { member } => 29 ^ (*member as u64) << 8,
         }
     }
 }
@@ -142,8 +144,12 @@ pub(crate) enum Phase {
     Cut,
     CutJudged,
     Healed,
-    /// A leader must be there, and what is asked from now on must be answered.
+    /// A leader must be there, what is asked from now on must be answered, and each member is asked to write until it does.
     Alive,
+    /// Each has.
+    Accepted,
+    /// And the term is still the same after a while.
+    Steady,
     /// Clients stop.
     Stopping,
     /// Looked at until all members agree.
@@ -396,6 +402,7 @@ impl World {
             Event::GiveUp { op, leaves } => self.on_give_up(op, leaves),
             Event::Relief => self.on_relief(),
             Event::Disarm => self.on_disarm(),
+            Event::Probe { member } => self.on_probe(member),
             Event::Timer { client, number } => self.on_timer(client, number),
             Event::WatchOpen { op } => self.on_watch_open(op),
             Event::WatchSays { op, response } => self.on_watch_says(op, &response),
