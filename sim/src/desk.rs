@@ -388,7 +388,10 @@ impl World {
         let progress_notify = op.is_multiple_of(2);
         let fragment = op.is_multiple_of(3);
         let request = quorate_core::watch::WatchRequest { progress_notify, fragment, ..convert::watch(&request) };
-        self.step_hub(member, HubInput::<SimReader>::Create(stream, request));
+        self.step_hub(member, HubInput::<SimReader>::Create(stream, request.clone()));
+        if self.parameters.hub.stream_watches == 1 {
+            self.step_hub(member, HubInput::<SimReader>::Create(stream, request));
+        }
     }
 
     pub(crate) fn on_watch_drained(&mut self, op: OpId, bytes: usize) {
@@ -474,6 +477,14 @@ impl World {
         let client = stream.client;
         let revision = response.revision.0;
         let mut delivery = None;
+        if response.created && stream.created {
+            if response.canceled != Some(Canceled::TooManyWatches) {
+                let text = || format!("the stream of watch {op} may have one watch and has another: {:?}", response.canceled);
+                return self.checks.report(Checker::Watch, text);
+            }
+            self.tally.mattered(FaultClass::Tiny);
+            return self.after(delay, Event::WatchDrained { op, bytes: response.bytes() });
+        }
         if response.created {
             stream.created = true;
         } else if response.watch != WatchId(0) && response.watch != WatchId(-1) {
