@@ -10,7 +10,7 @@ const CHAOS_END_MS: u64 = 46_000;
 const FAULTS_MIN: u64 = 12;
 const FAULTS_MAX: u64 = 26;
 /// A tenth of the seeds end in a cut that is not healed at first.
-const TRAP_PERMILLE: u64 = 100;
+const STANDING_CUT_PERMILLE: u64 = 100;
 /// Kinds drawn from: see [`draw`].
 const KINDS: u64 = 25;
 /// Of a thousand seeds, how many let leaders die one after the other while entries travel one by one.
@@ -44,11 +44,11 @@ pub fn schedule(seed: u64) -> Schedule {
         items.push(Item { at_ms, fault });
     }
     items.sort_by_key(|item| item.at_ms);
-    let trap = chance.permille(TRAP_PERMILLE).then(|| trap(&mut chance, members));
-    Schedule { seed, members, chaos_end_ms: CHAOS_END_MS, trap, items }
+    let standing_cut = chance.permille(STANDING_CUT_PERMILLE).then(|| standing_cut(&mut chance, members));
+    Schedule { seed, members, chaos_end_ms: CHAOS_END_MS, standing_cut, items }
 }
 
-fn trap(chance: &mut Chance, members: usize) -> Fault {
+fn standing_cut(chance: &mut Chance, members: usize) -> Fault {
     let middle = chance.below(members as u64) as usize;
     match chance.below(3) {
         0 => Fault::Bridge { middle, ms: 0 },
@@ -131,11 +131,7 @@ mod tests {
         for seed in 0..2_000 {
             let schedule = schedule(seed);
             assert!(schedule.items.len() >= 10);
-            let rotten: BTreeSet<_> = schedule
-                .items
-                .iter()
-                .filter_map(|item| item.fault.dooms())
-                .collect();
+            let rotten: BTreeSet<_> = schedule.items.iter().filter_map(|item| item.fault.dooms()).collect();
             assert!(rotten.len() <= (schedule.members - 1) / 2, "seed {seed}: {rotten:?}");
         }
     }

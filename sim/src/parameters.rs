@@ -3,7 +3,7 @@
 use crate::chance::{Chance, Concern};
 use crate::clock::{MILLISECOND, Nanos};
 use crate::schedule::{Fault, Schedule};
-use crate::workload::Habits;
+use crate::workload::WorkloadShape;
 use quorate_core::consensus::Limits;
 use quorate_core::machine::MachineLimits;
 use quorate_core::member::{BatchLimits, INPUTS_PER_FLUSH, MemberLimits, MemberSettings, SyncLimits};
@@ -21,7 +21,7 @@ pub struct Parameters {
     pub member: MemberSettings,
     pub wal: WalSettings,
     pub hub: HubLimits,
-    pub habits: Habits,
+    pub workload: WorkloadShape,
     /// A client gives up after so long.
     pub patience: Nanos,
     /// Of a thousand requests, how many name a deadline of their own, and how many are left by their clients early.
@@ -106,7 +106,7 @@ impl Parameters {
             batch,
         };
         // A full store refuses writes until an operator comes, which a cut that must be survived leaves no time for.
-        if schedule.trap.is_none() && chance.permille(150) {
+        if schedule.standing_cut.is_none() && chance.permille(150) {
             member.quota_bytes = Some(chance.between(4 << 10, 16 << 10));
         }
         if chance.permille(500) {
@@ -136,7 +136,7 @@ impl Parameters {
             wal.segment_bytes = chance.between(4 << 10, 16 << 10);
             wal.spare_segments = chance.below(3) as usize;
         }
-        let habits = Habits {
+        let workload = WorkloadShape {
             pause: chance.between(600, 1_000) * MILLISECOND,
             write_permille: chance.between(350, 750),
             value_bytes: chance.between(50, 900),
@@ -150,7 +150,7 @@ impl Parameters {
             member,
             wal,
             hub,
-            habits,
+            workload,
             patience: 5_000 * MILLISECOND,
             hurried_permille: chance.between(0, 200),
             leaving_permille: chance.between(0, 60),

@@ -52,21 +52,21 @@ impl World {
             Phase::Calm => {
                 self.heal();
                 for client in &self.clients {
-                    client.port.meeting.borrow_mut().unkind = false;
+                    client.port.mailbox.borrow_mut().unkind = false;
                 }
-                let next = if self.schedule.trap.is_some() { Phase::Cut } else { Phase::Healed };
+                let next = if self.schedule.standing_cut.is_some() { Phase::Cut } else { Phase::Healed };
                 let delay = if next == Phase::Cut { 4 * timeout + SECOND } else { 0 };
                 self.after(delay, Event::Phase(next));
             }
             Phase::Cut => {
-                let fault = self.schedule.trap.clone().expect("only then is there such a phase");
+                let fault = self.schedule.standing_cut.clone().expect("only then is there such a phase");
                 self.tally.fired(fault.class());
                 self.disturb(CUT, &fault);
                 self.cut.since = Some(self.now);
                 self.cut.term = self.max_term();
                 // Somebody asks wherever a quorum can be reached.
                 for member in 0..self.members.len() {
-                    if self.members[member].life.is_some() {
+                    if self.members[member].process.is_some() {
                         self.probe(member);
                     }
                 }
@@ -109,7 +109,7 @@ impl World {
             }
             Phase::Stopping => {
                 for client in &self.clients {
-                    client.port.meeting.borrow_mut().stopping = true;
+                    client.port.mailbox.borrow_mut().stopping = true;
                 }
                 self.cut.converge_until = self.now + TIMEOUTS_MAX * timeout + self.parameters.patience;
                 self.after(SECOND, Event::Phase(Phase::Converging));
@@ -158,11 +158,14 @@ impl World {
     }
 
     fn max_term(&self) -> Term {
-        self.alive().filter_map(|member| self.members[member].life.as_ref().map(|life| life.log.status().term)).max().unwrap_or_default()
+        self.alive()
+            .filter_map(|member| self.members[member].process.as_ref().map(|process| process.log.status().term))
+            .max()
+            .unwrap_or_default()
     }
 
     pub(crate) fn on_probed(&mut self, op: OpId, outcome: &Outcome) {
-        let member = usize::try_from(op / 1_000_000).expect("small") - crate::desk::PROBES as usize;
+        let member = usize::try_from(op / 1_000_000).expect("small") - crate::sessions::PROBES as usize;
         if self.phase == Phase::Cut && !matches!(outcome, Outcome::Ok { .. }) {
             // Refused for lack of a leader, perhaps; ask again.
             self.probe(member);
@@ -201,13 +204,13 @@ impl World {
 
     /// Why the members are not all alike yet.
     fn unlike(&self) -> Option<String> {
-        if let Some((op, operation)) = self.desk.ops.first_key_value() {
+        if let Some((op, operation)) = self.sessions.ops.first_key_value() {
             return Some(format!("operation {op} at member {} is not answered", operation.member));
         }
         let committed = self.checks.committed();
         for member in self.alive() {
-            let life = self.members[member].life.as_ref().expect("alive");
-            let (status, applied) = (life.log.status(), life.view.applied().index);
+            let process = self.members[member].process.as_ref().expect("alive");
+            let (status, applied) = (process.log.status(), process.view.applied().index);
             if applied != committed || status.committed != committed {
                 return Some(format!("member {member} has committed {} and applied {applied} of {committed}", status.committed));
             }
@@ -219,9 +222,9 @@ impl World {
     pub(crate) fn judge(&mut self) -> Option<(Checker, String)> {
         let mut first: Option<(usize, u128, u32)> = None;
         for member in self.alive() {
-            let life = self.members[member].life.as_ref().expect("alive");
-            life.state.check();
-            let view = &life.view;
+            let process = self.members[member].process.as_ref().expect("alive");
+            process.state.check();
+            let view = &process.view;
             let hash = match view.hash_kv(Revision(0)) {
                 Ok(hash) => hash.hash,
                 Err(refusal) => return self.unless_off(Checker::Digests, format!("member {member} cannot hash its state: {refusal:?}")),

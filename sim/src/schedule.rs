@@ -308,7 +308,7 @@ pub struct Schedule {
     /// Faults end here at the latest.
     pub chaos_end_ms: u64,
     /// A cut that is left standing after the chaos, while the liveness of what is connected is judged; then all is healed.
-    pub trap: Option<Fault>,
+    pub standing_cut: Option<Fault>,
     #[serde(skip)]
     pub items: Vec<Item>,
 }

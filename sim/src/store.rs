@@ -284,7 +284,8 @@ impl SimStore {
         let stored = self.states[0].tables[table as usize][&chunk][&key].value.clone();
         for state in &mut self.states {
             // Where a later batch has replaced it, another row is read.
-            let is_there = state.tables[table as usize].get(&chunk).and_then(|chunk| chunk.get(&key)).is_some_and(|row| row.value == stored);
+            let is_there =
+                state.tables[table as usize].get(&chunk).and_then(|chunk| chunk.get(&key)).is_some_and(|row| row.value == stored);
             if is_there && let Some(chunk) = Arc::make_mut(state).tables[table as usize].get_mut(&chunk) {
                 Arc::make_mut(chunk).insert(key.clone(), Row { value: stored.clone(), rotten: true });
             }

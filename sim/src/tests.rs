@@ -7,7 +7,7 @@ use crate::run::run;
 use crate::schedule::{Fault, FaultClass, Item, Schedule};
 
 fn quiet(seed: u64, items: Vec<Item>) -> Schedule {
-    Schedule { seed, members: 3, chaos_end_ms: 20_000, trap: None, items }
+    Schedule { seed, members: 3, chaos_end_ms: 20_000, standing_cut: None, items }
 }
 
 #[test]
