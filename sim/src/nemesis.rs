@@ -12,7 +12,7 @@ const FAULTS_MAX: u64 = 26;
 /// A tenth of the seeds end in a cut that is not healed at first.
 const STANDING_CUT_PERMILLE: u64 = 100;
 /// Kinds drawn from: see [`draw`].
-const KINDS: u64 = 25;
+const KINDS: u64 = 23;
 /// Of a thousand seeds, how many let leaders die one after the other while entries travel one by one.
 const STORMY_PERMILLE: u64 = 80;
 
@@ -80,16 +80,24 @@ fn draw(chance: &mut Chance, allowed: &[u64], members: usize, doomed: &[usize]) 
         12 => Fault::SlowDisk { member, sync_ms: chance.tailed(20, 2_500), ms },
         13 => Fault::FsyncError { member, down_ms },
         14 => Fault::DiskFull { member, ms },
-        15 => Fault::BitRot { member: *chance.pick(doomed), down_ms },
+        15 => rot(chance, doomed, down_ms),
         16 => Fault::ClockDrift { member, ppm: drift(chance), ms: 3 * ms },
         17 => Fault::ClockOffset { member, wall_ms: chance.between(0, 7_200_000).cast_signed() - 3_600_000 },
         18 => Fault::ClockStep { member, wall_ms: chance.between(0, 7_200_000).cast_signed() - 3_600_000 },
         19 => Fault::Compaction { times: chance.between(1, 4) },
         20 => Fault::Transfer { target: member, deaf_ms: if chance.permille(500) { chance.between(300, 2_500) } else { 0 } },
         21 => Fault::ReadError { member, reads: chance.tailed(0, 500) },
-        22 => Fault::RowRot { member: *chance.pick(doomed) },
-        23 => Fault::JournalRot { member: *chance.pick(doomed), down_ms },
         _ => storm(chance),
+    }
+}
+
+/// What rots may take a member for good, and with it much of what else could happen: so all of it is one kind.
+fn rot(chance: &mut Chance, doomed: &[usize], down_ms: u64) -> Fault {
+    let member = *chance.pick(doomed);
+    match chance.below(3) {
+        0 => Fault::BitRot { member, down_ms },
+        1 => Fault::RowRot { member },
+        _ => Fault::JournalRot { member, down_ms },
     }
 }
 
