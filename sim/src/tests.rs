@@ -78,8 +78,12 @@ fn a_member_that_cannot_read_its_state_ends_and_is_back_once_it_can() {
 fn a_member_whose_state_rots_ends_or_refuses_it_and_the_others_serve_on() {
     for rot in [Fault::RowRot { member: 1 }, Fault::JournalRot { member: 1, down_ms: 300 }] {
         let class = rot.class();
-        let outcomes = run(&quiet(7, vec![Item { at_ms: 15_000, fault: rot }]), Judging::default(), None);
-        assert_eq!(outcomes.violation, None);
-        assert!(outcomes.tally.mattered.contains_key(&class), "{class}");
+        // Not every row that rots is one that anybody reads again.
+        let mattered = (0..6).filter(|seed| {
+            let outcomes = run(&quiet(*seed, vec![Item { at_ms: 15_000, fault: rot.clone() }]), Judging::default(), None);
+            assert_eq!(outcomes.violation, None, "seed {seed}");
+            outcomes.tally.mattered.contains_key(&class)
+        });
+        assert!(mattered.count() >= 2, "{class}");
     }
 }
