@@ -11,6 +11,8 @@ pub enum Mutant {
     E1 = 1,
     /// No check-quorum: a leader that hears no quorum stays.
     E9,
+    /// A leader steps down unless every member answers.
+    E10,
     /// Entries of an older term are committed by counting (Figure 8).
     R1,
     /// Every append truncates, also when the entries agree.
@@ -29,8 +31,14 @@ pub enum Mutant {
     W1b,
     /// The applied index is written apart from the rows it vouches for.
     W7,
+    /// A state store from which rows are missing is opened all the same.
+    W8,
     /// Compares are evaluated when proposed, not when applied.
     K4,
+    /// What the index adds up to does not shrink with a key's value: only budgets look at it.
+    K5,
+    /// A read that fails in apply is answered as a refusal, and apply goes on.
+    K6,
     /// Progress is reported for a watcher that is not synced.
     V4,
     /// `Retire` leaves before the sync that must cover it.
@@ -53,9 +61,10 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every mutant, in the order of the campaign's table.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 25] = [
         Self::E1,
         Self::E9,
+        Self::E10,
         Self::R1,
         Self::R4,
         Self::R8,
@@ -65,7 +74,10 @@ impl Mutant {
         Self::L2,
         Self::W1b,
         Self::W7,
+        Self::W8,
         Self::K4,
+        Self::K5,
+        Self::K6,
         Self::V4,
         Self::T1,
         Self::H1,

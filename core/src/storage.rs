@@ -4,7 +4,7 @@
 mod memory;
 
 #[cfg(feature = "memory-store")]
-pub use memory::MemoryStore;
+pub use memory::{BAD_CHECKSUM, MemoryStore, READ_ERROR};
 
 use crate::types::{RevisionId, SegmentId};
 use alloc::vec::Vec;

@@ -2,8 +2,10 @@
 
 use crate::chance::Chance;
 use crate::clock::{MILLISECOND, SECOND};
+use crate::member::Half;
 use crate::network::{Disturbance, Links, MEMBERS_MAX, link, links};
 use crate::schedule::{Fault, FaultClass};
+use crate::store::JournalRot;
 use crate::world::{Event, World};
 use quorate_checker::history::Record;
 use quorate_core::member::Body;
@@ -42,11 +44,11 @@ impl World {
         let fault = self.schedule.items[item].fault.clone();
         let class = fault.class();
         self.trace.tell(self.now, || format!("fault: {fault:?}"));
-        self.desk.history.push(Record::Fault { at: self.now, what: format!("{fault:?}") });
+        self.sessions.history.push(Record::Fault { at: self.now, what: format!("{fault:?}") });
         self.tally.fired(class);
         match fault {
             Fault::Kill { member, down_ms, at_write: true } => {
-                if self.members[member].life.is_some() {
+                if self.members[member].process.is_some() {
                     self.members[member].die_at_write = Some(down_ms * MILLISECOND);
                 }
             }
@@ -57,7 +59,7 @@ impl World {
                 self.kill(member, Some(down_ms * MILLISECOND));
             }
             Fault::KillAll { down_ms } => {
-                if !self.desk.ops.is_empty() {
+                if !self.sessions.ops.is_empty() {
                     self.tally.mattered(class);
                 }
                 for member in 0..self.members.len() {
@@ -91,10 +93,25 @@ impl World {
             }
             Fault::BitRot { member, down_ms } => {
                 self.kill(member, Some(down_ms * MILLISECOND));
-                let process = &mut self.members[member];
-                let flipped = process.disk.rot(process.disk_chance.stream(), process.proven);
-                process.rotten |= flipped.is_some();
+                let host = &mut self.members[member];
+                let flipped = host.disk.rot(host.disk_chance.stream(), host.proven);
+                host.rotten |= flipped.is_some();
                 self.trace.tell(self.now, || format!("a bit of member {member} flipped at {flipped:?}"));
+            }
+            Fault::ReadError { member, reads } => self.members[member].store.fail_read(reads + 1),
+            Fault::RowRot { member } => {
+                let host = &mut self.members[member];
+                let row = host.store.rot_row(&mut host.store_chance);
+                self.trace.tell(self.now, || format!("a row of member {member} rots: {row:?}"));
+            }
+            Fault::JournalRot { member, down_ms } => {
+                let host = &mut self.members[member];
+                let rot = host.store.rot_journal(&mut host.store_chance);
+                self.trace.tell(self.now, || format!("the journal of member {member} rots: {rot:?}"));
+                if rot != JournalRot::Nothing {
+                    self.tally.mattered(class);
+                }
+                self.kill(member, Some(down_ms * MILLISECOND));
             }
             Fault::ClockDrift { member, ppm, ms } => {
                 self.members[member].clock.set_drift(self.now, ppm);
@@ -109,7 +126,7 @@ impl World {
                 let mut chance = Chance::new(self.schedule.seed, crate::chance::Concern::Client, 1 << 32 ^ item as u64);
                 for _ in 0..times {
                     let client = chance.below(u64::from(crate::workload::CLIENTS)) as usize;
-                    self.clients[client].port.meeting.borrow_mut().compactions += 1;
+                    self.clients[client].port.mailbox.borrow_mut().compactions += 1;
                 }
             }
             Fault::Transfer { target, deaf_ms } => {
@@ -177,18 +194,21 @@ impl World {
             return;
         }
         self.storm.0 -= 1;
+        if self.members.iter().any(|host| !host.slow.is_empty()) {
+            self.tally.fired(FaultClass::SlowStorm);
+        }
         self.storm_victims += 1;
         if self.storm_victims > 1 {
             self.tally.mattered(FaultClass::Storm);
         }
-        let process = &mut self.members[member];
-        let (life, at) = (process.life_number, process.chance.below(self.storm.1));
-        let down = process.chance.tailed(20 * MILLISECOND, 1_500 * MILLISECOND);
-        let appends_left = process.chance.below(STORM_APPENDS);
-        if let Some(life) = process.life.as_mut() {
-            life.appends_left = Some(appends_left);
+        let host = &mut self.members[member];
+        let (incarnation, at) = (host.incarnation, host.chance.below(self.storm.1));
+        let down = host.chance.tailed(20 * MILLISECOND, 1_500 * MILLISECOND);
+        let appends_left = host.chance.below(STORM_APPENDS);
+        if let Some(process) = host.process.as_mut() {
+            process.appends_left = Some(appends_left);
         }
-        self.after(at, Event::Die { member, life, down });
+        self.after(at, Event::Die { member, incarnation, down });
     }
 
     fn resume(&mut self, member: usize) {
@@ -200,17 +220,17 @@ impl World {
 
     /// Its clock runs differently now, so what it waits for is due at another time.
     fn nudge(&mut self, member: usize) {
-        if let Some(life) = self.members[member].life.as_mut() {
-            life.wake_planned = None;
-            let number = self.members[member].life_number;
-            self.after(0, Event::Wake { member, life: number });
+        if let Some(process) = self.members[member].process.as_mut() {
+            process.wake_planned[Half::Log as usize] = None;
+            let incarnation = self.members[member].incarnation;
+            self.after(0, Event::Wake { member, incarnation, half: Half::Log });
         }
     }
 
     /// Whether a kill now takes something with it.
     fn is_busy(&self, member: usize) -> bool {
-        let process = &self.members[member];
-        process.leads() || process.life.as_ref().is_some_and(|life| !life.writes.is_empty() || process.disk.is_dirty())
+        let host = &self.members[member];
+        host.leads() || host.process.as_ref().is_some_and(|process| !process.writes.is_empty() || host.disk.is_dirty())
     }
 
     /// Everything works again, and everybody who can comes back.
@@ -220,23 +240,28 @@ impl World {
         self.storm = (0, 0);
         for member in 0..self.members.len() {
             let now = self.now;
-            let process = &mut self.members[member];
-            if let Some(life) = process.life.as_mut() {
-                life.appends_left = None;
+            let host = &mut self.members[member];
+            if let Some(process) = host.process.as_mut() {
+                process.appends_left = None;
             }
-            process.slow.clear();
-            process.full = 0;
-            process.fail_next_sync = None;
-            process.die_at_write = None;
-            process.clock.set_drift(now, 0);
-            if process.paused > 0 {
-                process.paused = 0;
+            host.slow.clear();
+            host.full = 0;
+            host.fail_next_sync = None;
+            host.die_at_write = None;
+            host.store.fail_read(0);
+            host.clock.set_drift(now, 0);
+            if host.paused > 0 {
+                host.paused = 0;
                 self.unpark(member);
             }
+            if self.members[member].store.has_rot() {
+                // Whoever heals it looks at all that is stored, as a start does.
+                self.kill(member, None);
+            }
             self.nudge(member);
-            if self.members[member].life.is_none() {
-                let life = self.members[member].life_number;
-                self.after(MILLISECOND, Event::Restart { member, life });
+            if self.members[member].process.is_none() {
+                let incarnation = self.members[member].incarnation;
+                self.after(MILLISECOND, Event::Restart { member, incarnation });
             }
         }
     }

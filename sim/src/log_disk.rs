@@ -3,7 +3,7 @@
 use crate::clock::{MILLISECOND, Nanos};
 use crate::disk::DiskError;
 use crate::invariants::Checker;
-use crate::member::DiskWrite;
+use crate::member::{Carries, DiskWrite};
 use crate::schedule::FaultClass;
 use crate::world::{Event, World};
 use quorate_core::member::{LogInput, WalDone, WalWork};
@@ -16,9 +16,9 @@ impl World {
             WalWork::Write { number, ops } => self.on_write(member, number, ops),
             WalWork::Prepare { .. } => {}
             WalWork::Read { segment, offset, length } => {
-                let life = self.members[member].life_number;
+                let incarnation = self.members[member].incarnation;
                 let delay = self.members[member].chance.tailed(50_000, 10 * MILLISECOND);
-                self.after(delay, Event::LogRead { member, life, segment, offset, length });
+                self.after(delay, Event::LogRead { member, incarnation, segment, offset, length });
             }
         }
     }
@@ -29,18 +29,21 @@ impl World {
             WalOp::WriteAt { segment, offset, bytes } => Some((*segment, offset + bytes.len() as u64)),
             _ => None,
         });
-        let life = self.members[member].life.as_mut().expect("lives");
-        let proves = life.reported_at_flush;
-        life.writes.push_back(DiskWrite { number, ops: ops.into(), begun: self.now, slowed: false, end, proves });
+        let process = self.members[member].process.as_mut().expect("runs");
+        let proves = process.reported_at_flush;
+        let holds = (process.log.status().term, process.log.consensus().last());
+        let written = std::mem::replace(&mut process.written, holds);
+        let carries = Carries { ballot: holds.0 != written.0, entries: holds.1 != written.1 };
+        process.writes.push_back(DiskWrite { number, carries, ops: ops.into(), begun: self.now, slowed: false, end, proves });
         self.pump_disk(member);
     }
 
     /// The WAL's thread: operations in order, each sync taking its time, one write after the other.
     fn pump_disk(&mut self, member: usize) {
         let tiny = self.parameters.tiny;
-        let process = &mut self.members[member];
-        let Some(life) = process.life.as_mut().filter(|life| !life.disk_busy) else { return };
-        let Some(write) = life.writes.front_mut() else { return };
+        let host = &mut self.members[member];
+        let Some(process) = host.process.as_mut().filter(|process| !process.disk_busy) else { return };
+        let Some(write) = process.writes.front_mut() else { return };
         let mut full = false;
         while let Some(op) = write.ops.front() {
             if matches!(op, WalOp::Sync { .. } | WalOp::SyncDirectory) {
@@ -49,8 +52,8 @@ impl World {
             if tiny && matches!(op, WalOp::Create { .. } | WalOp::Recycle { .. }) {
                 self.tally.mattered(FaultClass::Tiny);
             }
-            process.disk.full = process.full > 0;
-            match process.disk.apply(op) {
+            host.disk.full = host.full > 0;
+            match host.disk.apply(op) {
                 Ok(()) => drop(write.ops.pop_front()),
                 Err(DiskError::Full) => {
                     full = true;
@@ -65,34 +68,34 @@ impl World {
             self.tally.mattered(FaultClass::DiskFull);
             return self.fail_disk(member, 500 * MILLISECOND);
         }
-        let mut time = process.disk_chance.tailed(200_000, 6 * MILLISECOND);
-        for (_, most) in &process.slow {
-            time += process.disk_chance.tailed(*most / 4, *most);
+        let mut time = host.disk_chance.tailed(200_000, 6 * MILLISECOND);
+        for (_, most) in &host.slow {
+            time += host.disk_chance.tailed(*most / 4, *most);
             write.slowed = true;
         }
-        life.disk_busy = true;
-        let number = process.life_number;
-        let death = process.die_at_write.take().map(|down| (process.disk_chance.below(time), down));
+        process.disk_busy = true;
+        let incarnation = host.incarnation;
+        let death = host.die_at_write.take().map(|down| (host.disk_chance.below(time), down));
         if let Some((at, down)) = death {
             self.tally.mattered(FaultClass::Kill);
-            self.after(at, Event::Die { member, life: number, down });
+            self.after(at, Event::Die { member, incarnation, down });
         }
-        self.after(time, Event::DiskDone { member, life: number });
+        self.after(time, Event::DiskDone { member, incarnation });
     }
 
     pub(crate) fn on_disk_done(&mut self, member: usize) {
-        let process = &mut self.members[member];
-        let life = process.life.as_mut().expect("its disk works only while it lives");
-        life.disk_busy = false;
-        let write = life.writes.front_mut().expect("something was being written");
-        let failing = process.fail_next_sync.take();
-        process.disk.failing_sync = failing.is_some();
-        process.disk.full = false;
-        let synced = write.ops.pop_front().map_or(Ok(()), |op| process.disk.apply(&op));
-        process.disk.failing_sync = false;
+        let host = &mut self.members[member];
+        let process = host.process.as_mut().expect("its disk works only while it runs");
+        process.disk_busy = false;
+        let write = process.writes.front_mut().expect("something was being written");
+        let failing = host.fail_next_sync.take();
+        host.disk.failing_sync = failing.is_some();
+        host.disk.full = false;
+        let synced = write.ops.pop_front().map_or(Ok(()), |op| host.disk.apply(&op));
+        host.disk.failing_sync = false;
         match (synced, failing) {
             (Err(DiskError::SyncFailed), Some(down)) => {
-                if process.disk.is_dirty() {
+                if host.disk.is_dirty() {
                     self.tally.mattered(FaultClass::FsyncError);
                 }
                 return self.fail_disk(member, down);
@@ -103,14 +106,18 @@ impl World {
             }
         }
         if write.ops.is_empty() {
-            let write = life.writes.pop_front().expect("it was there");
+            let write = process.writes.pop_front().expect("it was there");
+            process.durable = write.carries;
+            if write.slowed && write.carries.ballot && self.storm.0 > 0 {
+                self.tally.mattered(FaultClass::SlowStorm);
+            }
             if write.slowed && self.now - write.begun > self.parameters.heartbeat {
                 self.tally.mattered(FaultClass::SlowDisk);
             }
-            while let Some((_, end)) = life.ends.pop_front_if(|end| end.0 <= write.proves) {
-                process.proven = end.max(process.proven);
+            while let Some((_, end)) = process.ends.pop_front_if(|end| end.0 <= write.proves) {
+                host.proven = end.max(host.proven);
             }
-            life.ends.extend(write.end.map(|end| (write.number, end)));
+            process.ends.extend(write.end.map(|end| (write.number, end)));
             self.checks.on_durable(member, write.number);
             self.tell(member, LogInput::Wal(WalDone::Durable(write.number)));
         }
@@ -120,9 +127,9 @@ impl World {
     /// A failed disk ends the process, after it has said what it still can; it comes back after `down`.
     fn fail_disk(&mut self, member: usize, down: Nanos) {
         self.trace.tell(self.now, || format!("the disk of member {member} fails"));
-        let life = self.members[member].life.as_mut().expect("lives");
-        life.disk_busy = true;
-        life.down = Some(down);
+        let process = self.members[member].process.as_mut().expect("runs");
+        process.disk_busy = true;
+        process.down = Some(down);
         self.tell(member, LogInput::Wal(WalDone::Failed("the simulated disk failed".into())));
     }
 

@@ -1,7 +1,7 @@
 //! The simulator: the production actors on virtual time, with faults, checked at every step and from outside.
 //!
 //! `schedule` is a seed's plan as data, drawn by `nemesis`; `world` replays it: `process` hosts the two halves of a member, as
-//! production does, `log_disk`, `state_store` and `wire` are what they work with, `desk` is where clients meet members, `faults` and
+//! production does, `log_disk`, `state_store` and `wire` are what they work with, `sessions` are what connects clients with members, `faults` and
 //! `phases` are what a schedule asks for. `invariants` watch every step, and the checker `judge`s the history at the end by the
 //! order of the log. `run` does one seed in a fresh thread, `report` explains.
 
@@ -15,8 +15,6 @@ mod cli;
 mod clock;
 #[cfg(madsim)]
 mod convert;
-#[cfg(madsim)]
-mod desk;
 #[cfg(madsim)]
 mod disk;
 #[cfg(madsim)]
@@ -45,6 +43,8 @@ mod report;
 mod run;
 #[cfg(madsim)]
 mod schedule;
+#[cfg(madsim)]
+mod sessions;
 #[cfg(madsim)]
 mod state_store;
 #[cfg(madsim)]

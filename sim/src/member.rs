@@ -1,4 +1,4 @@
-//! One member as a host sees it: its disk, store and clocks, and while it lives, the production actors and what they wait for.
+//! One member as a host sees it: its disk, store and clocks, and while its process runs, the production actors and what they wait for.
 
 use crate::chance::{Chance, Concern};
 use crate::clock::{MemberClock, Nanos};
@@ -11,7 +11,9 @@ use quorate_core::consensus::{Entry, Payload, Role};
 use quorate_core::member::{Body, LogHalf, LogInput, Owed, Request, StateEffect, StateHalf, StateInput, Ticket};
 use quorate_core::mvcc::View;
 use quorate_core::storage::{MemoryStore, Table, WalOp, WriteBatch};
-use quorate_core::types::{BatchNumber, Boot, LogIndex, MemberId, RequestId, RevisionId, SegmentId, StreamId, WriteNumber};
+use quorate_core::types::{
+    BatchNumber, Boot, LogId, LogIndex, MemberId, Monotonic, RequestId, RevisionId, SegmentId, StreamId, Term, WriteNumber,
+};
 use quorate_core::watch::Hub;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -24,9 +26,9 @@ pub struct Member {
     pub disk: SimDisk,
     pub store: SimStore,
     pub clock: MemberClock,
-    pub life: Option<Box<Life>>,
-    /// Counts lives; what was meant for an earlier one is void.
-    pub life_number: u64,
+    pub process: Option<Box<Process>>,
+    /// Counts the processes that ended; what was meant for an earlier one is void.
+    pub incarnation: u64,
     /// Its disk is beyond repair: it stays down.
     pub lost: bool,
     /// Bits of its log have flipped.
@@ -57,8 +59,8 @@ impl Member {
             disk,
             store: SimStore::new(),
             clock: MemberClock::default(),
-            life: None,
-            life_number: 0,
+            process: None,
+            incarnation: 0,
             lost: false,
             rotten: false,
             paused: 0,
@@ -75,14 +77,31 @@ impl Member {
 
     #[must_use]
     pub fn leads(&self) -> bool {
-        self.life.as_ref().is_some_and(|life| life.role == Role::Leader)
+        self.process.as_ref().is_some_and(|process| process.role == Role::Leader)
     }
+}
+
+/// What a write to the log makes durable, beside the rest.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Carries {
+    /// Another term, and with it whom the member votes for.
+    pub ballot: bool,
+    /// Another end of the log.
+    pub entries: bool,
+}
+
+/// The halves of a member, each on a thread of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Half {
+    Log,
+    State,
 }
 
 /// A write on its way to the disk.
 #[derive(Debug)]
 pub struct DiskWrite {
     pub number: WriteNumber,
+    pub carries: Carries,
     pub ops: VecDeque<WalOp>,
     pub begun: Nanos,
     pub slowed: bool,
@@ -116,9 +135,9 @@ pub struct Asked {
     pub cancelled: bool,
 }
 
-/// What lives in the process and dies with it.
+/// What is in memory and dies with the process.
 #[derive(Debug)]
-pub struct Life {
+pub struct Process {
     pub boot: Boot,
     pub log: LogHalf,
     pub state: StateHalf<MemoryStore>,
@@ -135,11 +154,17 @@ pub struct Life {
     pub state_effects: VecDeque<StateEffect<MemoryStore>>,
     pub run_planned: bool,
     pub state_busy: bool,
+    /// When the whole state is looked at next.
+    pub check_due: Nanos,
     pub work_planned: bool,
-    pub wake_planned: Option<Nanos>,
-    pub state_wake_planned: Option<Nanos>,
+    /// When each half is woken, as far as that is planned.
+    pub wake_planned: [Option<Nanos>; 2],
     pub hub_wake_planned: Option<Nanos>,
     pub writes: VecDeque<DiskWrite>,
+    /// Term and end of the log as the newest write has them.
+    pub written: (Term, LogId),
+    /// What the newest durable write carried.
+    pub durable: Carries,
     pub disk_busy: bool,
     /// Reported durable to the log half, and as it was when it last flushed.
     pub reported: WriteNumber,
@@ -158,7 +183,7 @@ pub struct Life {
     pub streams: BTreeMap<StreamId, OpId>,
 }
 
-impl Life {
+impl Process {
     #[must_use]
     pub fn new(
         boot: Boot,
@@ -168,6 +193,7 @@ impl Life {
         view: Arc<View<MemoryStore>>,
         stored_bytes: u64,
     ) -> Self {
+        let written = (log.status().term, log.consensus().last());
         Self {
             boot,
             log,
@@ -182,11 +208,13 @@ impl Life {
             state_effects: VecDeque::new(),
             run_planned: false,
             state_busy: false,
+            check_due: 0,
             work_planned: false,
-            wake_planned: None,
-            state_wake_planned: None,
+            wake_planned: [None; 2],
             hub_wake_planned: None,
             writes: VecDeque::new(),
+            written,
+            durable: Carries::default(),
             disk_busy: false,
             reported: WriteNumber::default(),
             reported_at_flush: WriteNumber::default(),
@@ -199,6 +227,15 @@ impl Life {
             proposed: 0,
             asked: BTreeMap::new(),
             streams: BTreeMap::new(),
+        }
+    }
+
+    /// When a half has something to do, if nothing happens first.
+    #[must_use]
+    pub fn deadline(&self, half: Half) -> Monotonic {
+        match half {
+            Half::Log => self.log.deadline(),
+            Half::State => self.state.deadline(),
         }
     }
 
@@ -220,7 +257,7 @@ impl Life {
         }
     }
 
-    /// Takes note of where the requests of this life stand in the log.
+    /// Takes note of where the requests of this process stand in the log.
     pub fn rank(&mut self, member: MemberId, entries: &[Entry], owed: &[Owed]) {
         for owed in owed {
             let own = RequestId { member, boot: self.boot, sequence: owed.sequence };

@@ -10,9 +10,9 @@ const CHAOS_END_MS: u64 = 46_000;
 const FAULTS_MIN: u64 = 12;
 const FAULTS_MAX: u64 = 26;
 /// A tenth of the seeds end in a cut that is not healed at first.
-const TRAP_PERMILLE: u64 = 100;
+const STANDING_CUT_PERMILLE: u64 = 100;
 /// Kinds drawn from: see [`draw`].
-const KINDS: u64 = 22;
+const KINDS: u64 = 23;
 /// Of a thousand seeds, how many let leaders die one after the other while entries travel one by one.
 const STORMY_PERMILLE: u64 = 80;
 
@@ -44,11 +44,11 @@ pub fn schedule(seed: u64) -> Schedule {
         items.push(Item { at_ms, fault });
     }
     items.sort_by_key(|item| item.at_ms);
-    let trap = chance.permille(TRAP_PERMILLE).then(|| trap(&mut chance, members));
-    Schedule { seed, members, chaos_end_ms: CHAOS_END_MS, trap, items }
+    let standing_cut = chance.permille(STANDING_CUT_PERMILLE).then(|| standing_cut(&mut chance, members));
+    Schedule { seed, members, chaos_end_ms: CHAOS_END_MS, standing_cut, items }
 }
 
-fn trap(chance: &mut Chance, members: usize) -> Fault {
+fn standing_cut(chance: &mut Chance, members: usize) -> Fault {
     let middle = chance.below(members as u64) as usize;
     match chance.below(3) {
         0 => Fault::Bridge { middle, ms: 0 },
@@ -80,16 +80,24 @@ fn draw(chance: &mut Chance, allowed: &[u64], members: usize, doomed: &[usize]) 
         12 => Fault::SlowDisk { member, sync_ms: chance.tailed(20, 2_500), ms },
         13 => Fault::FsyncError { member, down_ms },
         14 => Fault::DiskFull { member, ms },
-        15 => match doomed.first() {
-            Some(_) => Fault::BitRot { member: *chance.pick(doomed), down_ms },
-            None => Fault::Kill { member, down_ms, at_write: false },
-        },
+        15 => rot(chance, doomed, down_ms),
         16 => Fault::ClockDrift { member, ppm: drift(chance), ms: 3 * ms },
         17 => Fault::ClockOffset { member, wall_ms: chance.between(0, 7_200_000).cast_signed() - 3_600_000 },
         18 => Fault::ClockStep { member, wall_ms: chance.between(0, 7_200_000).cast_signed() - 3_600_000 },
         19 => Fault::Compaction { times: chance.between(1, 4) },
         20 => Fault::Transfer { target: member, deaf_ms: if chance.permille(500) { chance.between(300, 2_500) } else { 0 } },
+        21 => Fault::ReadError { member, reads: chance.tailed(0, 500) },
         _ => storm(chance),
+    }
+}
+
+/// What rots may take a member for good, and with it much of what else could happen: so all of it is one kind.
+fn rot(chance: &mut Chance, doomed: &[usize], down_ms: u64) -> Fault {
+    let member = *chance.pick(doomed);
+    match chance.below(3) {
+        0 => Fault::BitRot { member, down_ms },
+        1 => Fault::RowRot { member },
+        _ => Fault::JournalRot { member, down_ms },
     }
 }
 
@@ -127,15 +135,11 @@ mod tests {
     }
 
     #[test]
-    fn bits_rot_on_a_minority_only_and_every_seed_has_ten_faults() {
+    fn disks_rot_on_a_minority_only_and_every_seed_has_ten_faults() {
         for seed in 0..2_000 {
             let schedule = schedule(seed);
             assert!(schedule.items.len() >= 10);
-            let rotten: BTreeSet<_> = schedule
-                .items
-                .iter()
-                .filter_map(|item| if let Fault::BitRot { member, .. } = item.fault { Some(member) } else { None })
-                .collect();
+            let rotten: BTreeSet<_> = schedule.items.iter().filter_map(|item| item.fault.dooms()).collect();
             assert!(rotten.len() <= (schedule.members - 1) / 2, "seed {seed}: {rotten:?}");
         }
     }

@@ -3,10 +3,10 @@
 use crate::chance::{Chance, Concern};
 use crate::clock::{MILLISECOND, Nanos};
 use crate::schedule::{Fault, Schedule};
-use crate::workload::Habits;
+use crate::workload::WorkloadShape;
 use quorate_core::consensus::Limits;
 use quorate_core::machine::MachineLimits;
-use quorate_core::member::{BatchLimits, INPUTS_PER_FLUSH, MemberSettings, SyncLimits};
+use quorate_core::member::{BatchLimits, INPUTS_PER_FLUSH, MemberLimits, MemberSettings, SyncLimits};
 use quorate_core::wal::WalSettings;
 use quorate_core::watch::HubLimits;
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub struct Parameters {
     pub member: MemberSettings,
     pub wal: WalSettings,
     pub hub: HubLimits,
-    pub habits: Habits,
+    pub workload: WorkloadShape,
     /// A client gives up after so long.
     pub patience: Nanos,
     /// Of a thousand requests, how many name a deadline of their own, and how many are left by their clients early.
@@ -43,31 +43,70 @@ impl Parameters {
         let mut chance = Chance::new(schedule.seed, Concern::Parameters, 0);
         let (heartbeat, election) = *chance.pick(&[(100, 1_000), (100, 1_000), (50, 500), (40, 400)]);
         let tiny = schedule.items.iter().any(|item| item.fault == Fault::Tiny);
-        let mut limits = Limits { retained_entries: chance.between(0, 200), ..Limits::default() };
-        let mut hub = HubLimits { progress_interval: Duration::from_millis(chance.between(1_000, 8_000)), ..HubLimits::default() };
-        let mut machine = MachineLimits { slice_rows: chance.between(1, 100) as usize, ..MachineLimits::default() };
-        let mut wal = WalSettings { segment_bytes: 128 << 10, spare_segments: 2 };
-        let mut member = MemberSettings {
-            last_words: Duration::from_millis(2),
-            sync: SyncLimits { entries: chance.between(20, 300), bytes: chance.between(4 << 10, 256 << 10) as usize },
-            ..MemberSettings::default()
+        // No `..Default::default()`: a limit that is added is to be drawn here, too.
+        let roomy = Limits::default();
+        let mut limits = Limits {
+            append_entries: roomy.append_entries,
+            append_bytes: roomy.append_bytes,
+            inflight_appends: roomy.inflight_appends,
+            inflight_bytes: roomy.inflight_bytes,
+            tail_bytes: roomy.tail_bytes,
+            unapplied_entries: roomy.unapplied_entries,
+            pending_proposals: roomy.pending_proposals,
+            pending_reads: roomy.pending_reads,
+            forward_window: roomy.forward_window,
+            unapplied_bytes: roomy.unapplied_bytes,
+            retained_entries: chance.between(0, 200),
+        };
+        let roomy = HubLimits::default();
+        let mut hub = HubLimits {
+            stream_bytes: roomy.stream_bytes,
+            hub_bytes: roomy.hub_bytes,
+            stream_watches: roomy.stream_watches,
+            hub_watches: roomy.hub_watches,
+            catch_up_revisions: roomy.catch_up_revisions,
+            slice_events: roomy.slice_events,
+            slice_bytes: roomy.slice_bytes,
+            fragment_bytes: roomy.fragment_bytes,
+            progress_interval: Duration::from_millis(chance.between(1_000, 8_000)),
+        };
+        let roomy = MachineLimits::default();
+        let mut machine = MachineLimits {
+            recent_bytes: roomy.recent_bytes,
+            unpersisted_bytes: roomy.unpersisted_bytes,
+            slice_rows: chance.between(1, 100) as usize,
+        };
+        let mut wal = WalSettings { segment_bytes: chance.between(32 << 10, 256 << 10), spare_segments: chance.below(4) as usize };
+        let roomy = BatchLimits::default();
+        let mut batch = BatchLimits {
+            persist_bytes: roomy.persist_bytes,
+            persist_delay: Duration::ZERO,
+            report_entries: roomy.report_entries,
+            report_delay: Duration::ZERO,
         };
         // Without delay each flush hands on what it has, which is when the two halves interleave most finely.
         if chance.permille(500) {
             let most = 20 * MILLISECOND;
-            member.batch = BatchLimits {
-                persist_bytes: chance.between(500, 16 << 10) as usize,
-                persist_delay: Duration::from_nanos(chance.below(most)),
-                report_entries: chance.between(1, 64),
-                report_delay: Duration::from_nanos(chance.below(most)),
-            };
-        } else {
-            member.batch = BatchLimits { persist_delay: Duration::ZERO, report_delay: Duration::ZERO, ..BatchLimits::default() };
+            batch.persist_bytes = chance.between(500, 16 << 10) as usize;
+            batch.persist_delay = Duration::from_nanos(chance.below(most));
+            batch.report_entries = chance.between(1, 64);
+            batch.report_delay = Duration::from_nanos(chance.below(most));
         }
-        member.limits.read_retry = Duration::from_millis(chance.between(50, 500));
-        member.limits.read_pause = Duration::from_millis(chance.between(1, 20));
+        let mut member = MemberSettings {
+            quota_bytes: None,
+            // Some below what a client waits, none below what an apply may take.
+            request_timeout: Duration::from_millis(chance.between(4_000, 7_000)),
+            last_words: Duration::from_millis(chance.between(0, 20)),
+            limits: MemberLimits {
+                tickets: MemberLimits::default().tickets,
+                read_retry: Duration::from_millis(chance.between(50, 500)),
+                read_pause: Duration::from_millis(chance.between(1, 20)),
+            },
+            sync: SyncLimits { entries: chance.between(20, 300), bytes: chance.between(4 << 10, 256 << 10) as usize },
+            batch,
+        };
         // A full store refuses writes until an operator comes, which a cut that must be survived leaves no time for.
-        if schedule.trap.is_none() && chance.permille(150) {
+        if schedule.standing_cut.is_none() && chance.permille(150) {
             member.quota_bytes = Some(chance.between(4 << 10, 16 << 10));
         }
         if chance.permille(500) {
@@ -91,12 +130,13 @@ impl Parameters {
             hub.hub_bytes = chance.between(400, 8_000) as usize;
             hub.slice_bytes = chance.between(200, 4_000) as usize;
             hub.fragment_bytes = chance.between(200, 2_000) as usize;
+            hub.stream_watches = chance.between(1, 2) as usize;
             hub.hub_watches = chance.between(2, 6) as usize;
             member.limits.tickets = chance.between(16, 64) as usize;
             wal.segment_bytes = chance.between(4 << 10, 16 << 10);
             wal.spare_segments = chance.below(3) as usize;
         }
-        let habits = Habits {
+        let workload = WorkloadShape {
             pause: chance.between(600, 1_000) * MILLISECOND,
             write_permille: chance.between(350, 750),
             value_bytes: chance.between(50, 900),
@@ -110,7 +150,7 @@ impl Parameters {
             member,
             wal,
             hub,
-            habits,
+            workload,
             patience: 5_000 * MILLISECOND,
             hurried_permille: chance.between(0, 200),
             leaving_permille: chance.between(0, 60),

@@ -5,11 +5,16 @@ use crate::invariants::Checker;
 use crate::world::{Event, Phase, World};
 use quorate_checker::history::{OpId, Outcome, Refused};
 use quorate_core::types::{Revision, Term};
+use std::collections::BTreeSet;
 
 /// Within so many election timeouts a write must succeed, or a leader be there.
 const TIMEOUTS_MAX: Nanos = 10;
 /// Under an unhealed cut that leaves one member a quorum, terms may grow by so much.
 const TERMS_MAX: u64 = 5;
+/// Once every member has taken a write after the healing, no term may change for so many election timeouts.
+const STEADY_TIMEOUTS: Nanos = 4;
+/// A write that was refused for lack of room is tried again after so long.
+const PROBE_PAUSE: Nanos = 100 * MILLISECOND;
 /// The identity of the cut among the disturbances.
 const CUT: u64 = u64::MAX;
 
@@ -22,7 +27,10 @@ pub(crate) struct CutWatch {
     first_write: Option<Nanos>,
     /// What is asked from then on must be answered.
     pub(crate) alive_since: Option<Nanos>,
-    probes: Vec<OpId>,
+    /// Writes on their way, one to each member that has not taken one since.
+    probes: BTreeSet<OpId>,
+    /// Members whose write is to be sent again.
+    waiting: BTreeSet<usize>,
     converge_until: Nanos,
 }
 
@@ -44,21 +52,21 @@ impl World {
             Phase::Calm => {
                 self.heal();
                 for client in &self.clients {
-                    client.port.meeting.borrow_mut().unkind = false;
+                    client.port.mailbox.borrow_mut().unkind = false;
                 }
-                let next = if self.schedule.trap.is_some() { Phase::Cut } else { Phase::Healed };
+                let next = if self.schedule.standing_cut.is_some() { Phase::Cut } else { Phase::Healed };
                 let delay = if next == Phase::Cut { 4 * timeout + SECOND } else { 0 };
                 self.after(delay, Event::Phase(next));
             }
             Phase::Cut => {
-                let fault = self.schedule.trap.clone().expect("only then is there such a phase");
+                let fault = self.schedule.standing_cut.clone().expect("only then is there such a phase");
                 self.tally.fired(fault.class());
                 self.disturb(CUT, &fault);
                 self.cut.since = Some(self.now);
                 self.cut.term = self.max_term();
                 // Somebody asks wherever a quorum can be reached.
                 for member in 0..self.members.len() {
-                    if self.members[member].life.is_some() {
+                    if self.members[member].process.is_some() {
                         self.probe(member);
                     }
                 }
@@ -80,18 +88,28 @@ impl World {
                     self.checks.report(Checker::Liveness, || format!("no leader {TIMEOUTS_MAX} election timeouts after all was healed"));
                 }
                 self.cut.alive_since = Some(self.now);
-                for member in 0..self.members.len() {
-                    if self.members[member].life.is_some() {
-                        let op = self.probe(member);
-                        self.cut.probes.push(op);
-                    }
+                self.cut.waiting = self.alive().collect();
+                for member in self.cut.waiting.clone() {
+                    self.on_probe(member);
                 }
-                let stop = (self.now + 2 * SECOND).max(self.run_min_end().saturating_sub(3 * SECOND));
+            }
+            Phase::Accepted => {
+                self.cut.term = self.max_term();
+                self.after(STEADY_TIMEOUTS * timeout, Event::Phase(Phase::Steady));
+            }
+            Phase::Steady => {
+                let (before, after) = (self.cut.term, self.max_term());
+                if before != after {
+                    self.checks.report(Checker::Liveness, || {
+                        format!("all is healed and served, but within {STEADY_TIMEOUTS} election timeouts term {before} became {after}")
+                    });
+                }
+                let stop = (self.now + SECOND).max(self.run_min_end().saturating_sub(3 * SECOND));
                 self.at(stop, Event::Phase(Phase::Stopping));
             }
             Phase::Stopping => {
                 for client in &self.clients {
-                    client.port.meeting.borrow_mut().stopping = true;
+                    client.port.mailbox.borrow_mut().stopping = true;
                 }
                 self.cut.converge_until = self.now + TIMEOUTS_MAX * timeout + self.parameters.patience;
                 self.after(SECOND, Event::Phase(Phase::Converging));
@@ -140,36 +158,59 @@ impl World {
     }
 
     fn max_term(&self) -> Term {
-        self.alive().filter_map(|member| self.members[member].life.as_ref().map(|life| life.log.status().term)).max().unwrap_or_default()
+        self.alive()
+            .filter_map(|member| self.members[member].process.as_ref().map(|process| process.log.status().term))
+            .max()
+            .unwrap_or_default()
     }
 
     pub(crate) fn on_probed(&mut self, op: OpId, outcome: &Outcome) {
-        let member = usize::try_from(op / 1_000_000).expect("small") - crate::desk::PROBES as usize;
+        let member = usize::try_from(op / 1_000_000).expect("small") - crate::sessions::PROBES as usize;
         if self.phase == Phase::Cut && !matches!(outcome, Outcome::Ok { .. }) {
             // Refused for lack of a leader, perhaps; ask again.
             self.probe(member);
         }
-        let alive = self.cut.probes.contains(&op);
-        let refused = match outcome {
-            Outcome::Ok { .. } => false,
-            // A full window is an answer, and so is a full store.
-            Outcome::Refused(Refused::Other(why)) => why != "TooManyRequests" && why != "NoSpace",
-            Outcome::Refused(_) | Outcome::Unknown => true,
-        };
-        if alive && refused {
-            self.checks.report(Checker::Liveness, || format!("member {member} does not serve though all is healed: {outcome:?}"));
+        if !self.cut.probes.remove(&op) {
+            return;
         }
+        match outcome {
+            Outcome::Ok { .. } => {}
+            // A full store stays full until an operator makes room: that is an answer, too.
+            Outcome::Refused(Refused::Other(why)) if why == "NoSpace" => {}
+            Outcome::Refused(Refused::Other(why)) if why == "TooManyRequests" => {
+                self.cut.waiting.insert(member);
+                self.after(PROBE_PAUSE, Event::Probe { member });
+            }
+            Outcome::Refused(_) | Outcome::Unknown => {
+                self.checks.report(Checker::Liveness, || format!("member {member} does not serve though all is healed: {outcome:?}"));
+            }
+        }
+        if self.cut.probes.is_empty() && self.cut.waiting.is_empty() {
+            self.after(0, Event::Phase(Phase::Accepted));
+        }
+    }
+
+    /// Sends a write to a member until it takes one, as it must in time.
+    pub(crate) fn on_probe(&mut self, member: usize) {
+        let since = self.cut.alive_since.expect("only then");
+        if self.now > since + TIMEOUTS_MAX * self.parameters.election {
+            let text = || format!("member {member} refuses every write for {TIMEOUTS_MAX} election timeouts though all is healed");
+            return self.checks.report(Checker::Liveness, text);
+        }
+        self.cut.waiting.remove(&member);
+        let op = self.probe(member);
+        self.cut.probes.insert(op);
     }
 
     /// Why the members are not all alike yet.
     fn unlike(&self) -> Option<String> {
-        if let Some((op, operation)) = self.desk.ops.first_key_value() {
+        if let Some((op, operation)) = self.sessions.ops.first_key_value() {
             return Some(format!("operation {op} at member {} is not answered", operation.member));
         }
         let committed = self.checks.committed();
         for member in self.alive() {
-            let life = self.members[member].life.as_ref().expect("alive");
-            let (status, applied) = (life.log.status(), life.view.applied().index);
+            let process = self.members[member].process.as_ref().expect("alive");
+            let (status, applied) = (process.log.status(), process.view.applied().index);
             if applied != committed || status.committed != committed {
                 return Some(format!("member {member} has committed {} and applied {applied} of {committed}", status.committed));
             }
@@ -181,7 +222,9 @@ impl World {
     pub(crate) fn judge(&mut self) -> Option<(Checker, String)> {
         let mut first: Option<(usize, u128, u32)> = None;
         for member in self.alive() {
-            let view = &self.members[member].life.as_ref().expect("alive").view;
+            let process = self.members[member].process.as_ref().expect("alive");
+            process.state.check();
+            let view = &process.view;
             let hash = match view.hash_kv(Revision(0)) {
                 Ok(hash) => hash.hash,
                 Err(refusal) => return self.unless_off(Checker::Digests, format!("member {member} cannot hash its state: {refusal:?}")),

@@ -92,6 +92,20 @@ pub enum Fault {
         member: usize,
         down_ms: u64,
     },
+    /// A read of the state store fails, after so many more that do not.
+    ReadError {
+        member: usize,
+        reads: u64,
+    },
+    /// A row of the state store rots.
+    RowRot {
+        member: usize,
+    },
+    /// The process dies and a byte of its state store's journal rots, synced or not.
+    JournalRot {
+        member: usize,
+        down_ms: u64,
+    },
     ClockDrift {
         member: usize,
         ppm: i64,
@@ -125,8 +139,12 @@ pub enum FaultClass {
     Kill,
     /// A kill that left a torn or reordered tail.
     Torn,
+    /// A kill with a write to the log under way.
+    SplitWrite,
     KillAll,
     Storm,
+    /// A leader that a storm takes while a disk is slow.
+    SlowStorm,
     Pause,
     OneWay,
     Symmetric,
@@ -141,6 +159,9 @@ pub enum FaultClass {
     FsyncError,
     DiskFull,
     BitRot,
+    ReadError,
+    RowRot,
+    JournalRot,
     ClockDrift,
     ClockOffset,
     ClockStep,
@@ -152,11 +173,13 @@ pub enum FaultClass {
 }
 
 impl FaultClass {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 30] = [
         Self::Kill,
         Self::Torn,
+        Self::SplitWrite,
         Self::KillAll,
         Self::Storm,
+        Self::SlowStorm,
         Self::Pause,
         Self::OneWay,
         Self::Symmetric,
@@ -171,6 +194,9 @@ impl FaultClass {
         Self::FsyncError,
         Self::DiskFull,
         Self::BitRot,
+        Self::ReadError,
+        Self::RowRot,
+        Self::JournalRot,
         Self::ClockDrift,
         Self::ClockOffset,
         Self::ClockStep,
@@ -191,8 +217,10 @@ impl FaultClass {
         match self {
             Self::Kill => "writes not yet durable were under way, or the victim led",
             Self::Torn => "recovery found a torn tail and cut it",
+            Self::SplitWrite => "it carried entries, and the write before it, which is durable, the ballot of their term",
             Self::KillAll => "a client was waiting for an answer",
             Self::Storm => "two leaders in a row died of it",
+            Self::SlowStorm => "a ballot waited for a slow disk before the storm was over",
             Self::Pause => "it led, or weighty messages waited for it",
             Self::OneWay | Self::Symmetric | Self::Bridge | Self::Star | Self::Chain => "it cut a weighty message between live members",
             Self::Loss => "a weighty message was lost",
@@ -203,6 +231,9 @@ impl FaultClass {
             Self::FsyncError => "the failed sync held un-synced writes",
             Self::DiskFull => "a write was refused",
             Self::BitRot => "recovery met the flipped bit and refused",
+            Self::ReadError => "a member ended, or did not start, because of it",
+            Self::RowRot => "a member ended, or refused its state, because of it",
+            Self::JournalRot => "the state store did not open, or lost what no sync covered",
             Self::ClockDrift => "the role or the leader changed at the drifting member",
             Self::ClockOffset | Self::ClockStep => "never at this stage: the wall clock is only data, and nothing stored depends on it yet",
             Self::Compaction => "a reader or watcher was refused what was compacted",
@@ -240,12 +271,24 @@ impl Fault {
             Self::FsyncError { .. } => FaultClass::FsyncError,
             Self::DiskFull { .. } => FaultClass::DiskFull,
             Self::BitRot { .. } => FaultClass::BitRot,
+            Self::ReadError { .. } => FaultClass::ReadError,
+            Self::RowRot { .. } => FaultClass::RowRot,
+            Self::JournalRot { .. } => FaultClass::JournalRot,
             Self::ClockDrift { .. } => FaultClass::ClockDrift,
             Self::ClockOffset { .. } => FaultClass::ClockOffset,
             Self::ClockStep { .. } => FaultClass::ClockStep,
             Self::Compaction { .. } => FaultClass::Compaction,
             Self::Transfer { .. } => FaultClass::Transfer,
             Self::Tiny => FaultClass::Tiny,
+        }
+    }
+
+    /// The member that it may put beyond repair.
+    #[must_use]
+    pub const fn dooms(&self) -> Option<usize> {
+        match *self {
+            Self::BitRot { member, .. } | Self::RowRot { member } | Self::JournalRot { member, .. } => Some(member),
+            _ => None,
         }
     }
 }
@@ -265,7 +308,7 @@ pub struct Schedule {
     /// Faults end here at the latest.
     pub chaos_end_ms: u64,
     /// A cut that is left standing after the chaos, while the liveness of what is connected is judged; then all is healed.
-    pub trap: Option<Fault>,
+    pub standing_cut: Option<Fault>,
     #[serde(skip)]
     pub items: Vec<Item>,
 }

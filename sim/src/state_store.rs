@@ -10,7 +10,7 @@ impl World {
     pub(crate) fn on_store_work(&mut self, member: usize, work: StoreWork) {
         let task = match work {
             StoreWork::Persist { number, batch, applied, after } => {
-                let reported = self.members[member].life.as_ref().expect("lives").reported;
+                let reported = self.members[member].process.as_ref().expect("runs").reported;
                 if after > reported {
                     let text = format!("member {member} hands its store {applied} before write {after} is durable; {reported} is");
                     self.checks.report(Checker::CommittedIsDurable, || text);
@@ -21,42 +21,42 @@ impl World {
             StoreWork::Sync => StoreTask::Sync,
             StoreWork::Retire { table, below } => StoreTask::Retire(table, below),
         };
-        self.members[member].life.as_mut().expect("lives").tasks.push_back(task);
+        self.members[member].process.as_mut().expect("runs").tasks.push_back(task);
         self.pump_store(member);
     }
 
     fn pump_store(&mut self, member: usize) {
-        let process = &mut self.members[member];
-        let Some(life) = process.life.as_mut().filter(|life| !life.store_busy) else { return };
-        let Some(task) = life.tasks.front() else { return };
-        life.store_busy = true;
+        let host = &mut self.members[member];
+        let Some(process) = host.process.as_mut().filter(|process| !process.store_busy) else { return };
+        let Some(task) = process.tasks.front() else { return };
+        process.store_busy = true;
         let most = match task {
             StoreTask::Persist(..) => 4 * MILLISECOND,
             StoreTask::Sync => 40 * MILLISECOND,
             StoreTask::Retire(..) => 2 * MILLISECOND,
         };
-        let number = process.life_number;
-        let time = process.store_chance.tailed(100_000, most);
-        self.after(time, Event::StoreDone { member, life: number });
+        let incarnation = host.incarnation;
+        let time = host.store_chance.tailed(100_000, most);
+        self.after(time, Event::StoreDone { member, incarnation });
     }
 
     pub(crate) fn on_store_done(&mut self, member: usize) {
-        let process = &mut self.members[member];
-        let life = process.life.as_mut().expect("its store works only while it lives");
-        life.store_busy = false;
-        match life.tasks.pop_front().expect("something was being done") {
+        let host = &mut self.members[member];
+        let process = host.process.as_mut().expect("its store works only while it runs");
+        process.store_busy = false;
+        match process.tasks.pop_front().expect("something was being done") {
             StoreTask::Persist(number, batch) => {
-                process.store.commit(&batch);
-                life.persisted = number;
-                let (reader, stored_bytes) = (process.store.reader(), process.store.bytes());
+                host.store.commit(&batch);
+                process.persisted = number;
+                let (reader, stored_bytes) = (host.store.reader(), host.store.bytes());
                 self.tell_state(member, StateInput::Store(StoreDone::Persisted { number, reader, stored_bytes }));
             }
             StoreTask::Sync => {
-                process.store.sync();
-                let number = life.persisted;
+                host.store.sync();
+                let number = process.persisted;
                 self.tell_state(member, StateInput::Store(StoreDone::Synced(number)));
             }
-            StoreTask::Retire(table, below) => process.store.retire(table, below),
+            StoreTask::Retire(table, below) => host.store.retire(table, below),
         }
         self.pump_store(member);
     }

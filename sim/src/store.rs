@@ -1,8 +1,13 @@
-//! The simulated state store. Crash model: any prefix of the batches since the last sync, or it will not open at all.
+//! The simulated state store. Crash model: any prefix of the batches since the last sync, or it will not open at all. Reads may fail,
+//! and what is stored may rot: a row is noticed by its checksum when it is read, the journal when the store is opened.
 
 use crate::chance::Chance;
+use bytes::Bytes;
 use quorate_core::storage::{MemoryStore, Table, WriteBatch};
 use quorate_core::types::RevisionId;
+
+/// Batches in the journal, synced, above which its tables are written out and it begins anew.
+const JOURNAL_BATCHES: usize = 64;
 
 /// What a crash left of the store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -12,18 +17,31 @@ pub enum StoreCrash {
     WillNotOpen,
 }
 
-#[derive(Debug, Default)]
+/// What a rotten byte of the journal did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum JournalRot {
+    /// The journal was empty.
+    Nothing,
+    /// No sync covered it, so it looks like a torn tail: so many batches are cut.
+    Cut(usize),
+    /// It was synced: the store will not open.
+    WillNotOpen,
+}
+
+#[derive(Debug)]
 pub struct SimStore {
-    /// The state on stable storage, then one state per batch since. Never empty in use; the last is what readers get.
+    /// The state on stable storage, then one state per batch since. Never empty; the last is what readers get.
     states: Vec<MemoryStore>,
-    /// It would not open.
-    broken: bool,
+    /// Batches on stable storage that are still in the journal.
+    journal: usize,
+    /// It will not open: what was synced is not there, or not as it was.
+    lost: bool,
 }
 
 impl SimStore {
     #[must_use]
     pub fn new() -> Self {
-        Self { states: vec![MemoryStore::default()], broken: false }
+        Self { states: vec![MemoryStore::default()], journal: 0, lost: false }
     }
 
     fn newest(&self) -> &MemoryStore {
@@ -47,6 +65,12 @@ impl SimStore {
         self.newest().bytes()
     }
 
+    /// Whether there is nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.newest().is_empty()
+    }
+
     /// Batches a crash could take.
     #[must_use]
     pub fn unsynced(&self) -> usize {
@@ -55,6 +79,10 @@ impl SimStore {
 
     /// Everything committed so far is on stable storage.
     pub fn sync(&mut self) {
+        self.journal += self.unsynced();
+        if self.journal > JOURNAL_BATCHES {
+            self.journal = 0;
+        }
         self.states.drain(..self.states.len() - 1);
     }
 
@@ -67,24 +95,63 @@ impl SimStore {
 
     pub fn crash(&mut self, chance: &mut Chance, may_break: bool) -> StoreCrash {
         if may_break && self.unsynced() > 0 && chance.permille(30) {
-            self.broken = true;
+            self.lost = true;
             return StoreCrash::WillNotOpen;
         }
         let kept = chance.between(0, self.unsynced() as u64) as usize;
         let lost = self.unsynced() - kept;
         self.states.truncate(kept + 1);
-        self.states.drain(..kept);
+        self.sync();
         StoreCrash::Lost(lost)
     }
 
-    #[must_use]
-    pub fn is_broken(&self) -> bool {
-        self.broken
+    /// Of all reads from here on the one with this number fails, from 1 on; 0: none does.
+    pub fn fail_read(&self, number: u64) {
+        self.newest().fail_read(number);
     }
 
-    /// A new, empty store in the place of one that would not open.
-    pub fn rebuild(&mut self) {
-        *self = Self::new();
+    /// A row of the tables rots. Returns which, `None` if there is none.
+    pub fn rot_row(&mut self, chance: &mut Chance) -> Option<(Table, Bytes)> {
+        let tables = [Table::Meta, Table::Recent, Table::Settled];
+        let synced = self.states[0].clone();
+        let filled: Vec<Table> = tables.into_iter().filter(|table| synced.keys(*table).next().is_some()).collect();
+        let table = *filled.get(chance.below(filled.len() as u64) as usize)?;
+        let key = synced.keys(table).nth(chance.below(synced.keys(table).count() as u64) as usize)?.clone();
+        for state in &mut self.states {
+            state.rot(table, &key, &synced);
+        }
+        Some((table, key))
+    }
+
+    /// A byte of the journal rots.
+    pub fn rot_journal(&mut self, chance: &mut Chance) -> JournalRot {
+        let batches = self.journal + self.unsynced();
+        let at = chance.below(batches as u64) as usize;
+        if batches == 0 {
+            JournalRot::Nothing
+        } else if at < self.journal {
+            self.lost = true;
+            JournalRot::WillNotOpen
+        } else {
+            self.states.truncate(at - self.journal + 1);
+            JournalRot::Cut(batches - at)
+        }
+    }
+
+    /// Whether a row of it is rotten.
+    #[must_use]
+    pub fn has_rot(&self) -> bool {
+        self.newest().has_rot()
+    }
+
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// An empty store takes its place.
+    pub fn begin_anew(&mut self) {
+        *self = Self { states: vec![self.newest().emptied()], ..Self::new() };
     }
 }
 
@@ -92,7 +159,6 @@ impl SimStore {
 mod tests {
     use super::*;
     use crate::chance::Concern;
-    use bytes::Bytes;
     use quorate_core::storage::{Direction, StateReader, recent_key};
     use quorate_core::types::Revision;
     use std::ops::ControlFlow;
@@ -111,6 +177,12 @@ mod tests {
         seen
     }
 
+    fn put(store: &mut SimStore, revision: i64) {
+        let mut batch = WriteBatch::default();
+        batch.put(Table::Recent, row(revision), Bytes::new());
+        store.commit(&batch);
+    }
+
     #[test]
     fn a_crash_leaves_a_prefix_that_contains_what_was_synced() {
         for seed in 0..200 {
@@ -119,9 +191,7 @@ mod tests {
             let synced = chance.between(3, 40).cast_signed();
             let last = synced + chance.below(40).cast_signed();
             for revision in 3..=last {
-                let mut batch = WriteBatch::default();
-                batch.put(Table::Recent, row(revision), Bytes::new());
-                store.commit(&batch);
+                put(&mut store, revision);
                 if revision == synced {
                     store.sync();
                 }
@@ -140,12 +210,53 @@ mod tests {
     fn what_is_retired_does_not_come_back_by_a_crash() {
         let mut store = SimStore::new();
         for revision in 3..50 {
-            let mut batch = WriteBatch::default();
-            batch.put(Table::Recent, row(revision), Bytes::new());
-            store.commit(&batch);
+            put(&mut store, revision);
         }
         store.retire(Table::Recent, RevisionId { main: Revision(20), sub: 0 });
         store.crash(&mut Chance::new(1, Concern::Store, 0), false);
         assert!(keys(&store, Direction::Forward).iter().all(|revision| *revision >= 20));
+    }
+
+    #[test]
+    fn a_read_of_a_rotten_row_fails_until_another_takes_its_place_and_no_other_read_does() {
+        let mut chance = Chance::new(1, Concern::Store, 0);
+        let mut store = SimStore::new();
+        (3..9).for_each(|revision| put(&mut store, revision));
+        assert_eq!(store.rot_row(&mut chance), None, "nothing is in a table");
+        store.sync();
+        let before = store.reader();
+        let (table, key) = store.rot_row(&mut chance).expect("rows are there");
+        assert!(store.has_rot() && before.get(table, &key).is_ok(), "what is cached does not change");
+        let failing = (3..9).filter(|revision| store.reader().get(Table::Recent, &row(*revision)).is_err());
+        assert_eq!(failing.map(row).collect::<Vec<_>>(), vec![key.clone()]);
+        assert!(store.reader().scan(table, &[], &[], Direction::Backward, &mut |_, _| ControlFlow::Continue(())).is_err());
+        put(&mut store, quorate_core::storage::parse_recent_key(&key).expect("12 bytes").main.0);
+        assert!(!store.has_rot() && store.reader().get(table, &key).is_ok());
+    }
+
+    #[test]
+    fn rot_of_the_journal_cuts_what_no_sync_covers_and_loses_the_store_otherwise() {
+        let (mut cut, mut lost) = (0, 0);
+        for seed in 0..200 {
+            let mut chance = Chance::new(seed, Concern::Store, 0);
+            let mut store = SimStore::new();
+            assert_eq!(store.rot_journal(&mut chance), JournalRot::Nothing);
+            (3..9).for_each(|revision| put(&mut store, revision));
+            store.sync();
+            (9..20).for_each(|revision| put(&mut store, revision));
+            match store.rot_journal(&mut chance) {
+                JournalRot::Cut(batches) => {
+                    cut += 1;
+                    assert!(!store.is_lost() && batches > 0);
+                    assert_eq!(keys(&store, Direction::Forward), (3..20 - batches as i64).collect::<Vec<_>>());
+                }
+                JournalRot::WillNotOpen => {
+                    lost += 1;
+                    assert!(store.is_lost());
+                }
+                JournalRot::Nothing => unreachable!("batches are there"),
+            }
+        }
+        assert!(cut > 50 && lost > 30, "{cut} cut, {lost} lost");
     }
 }

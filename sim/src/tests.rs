@@ -7,7 +7,7 @@ use crate::run::run;
 use crate::schedule::{Fault, FaultClass, Item, Schedule};
 
 fn quiet(seed: u64, items: Vec<Item>) -> Schedule {
-    Schedule { seed, members: 3, chaos_end_ms: 20_000, trap: None, items }
+    Schedule { seed, members: 3, chaos_end_ms: 20_000, standing_cut: None, items }
 }
 
 #[test]
@@ -64,4 +64,26 @@ fn the_log_names_every_acknowledged_write_and_the_search_agrees_with_it() {
     assert!(matches!(judge(&recorded, Judging { by_search: true, ..Judging::default() }), Judgement::Right));
     recorded.witness.entries.remove(100);
     assert!(matches!(judge(&recorded, Judging::default()), Judgement::Wrong(Checker::Linearizability, _)));
+}
+
+#[test]
+fn a_member_that_cannot_read_its_state_ends_and_is_back_once_it_can() {
+    let items = (1..9).map(|at| Item { at_ms: 2_000 * at, fault: Fault::ReadError { member: 1, reads: 3 } }).collect();
+    let outcomes = run(&quiet(6, items), Judging::default(), None);
+    assert_eq!(outcomes.violation, None);
+    assert!(outcomes.tally.mattered.contains_key(&FaultClass::ReadError));
+}
+
+#[test]
+fn a_member_whose_state_rots_ends_or_refuses_it_and_the_others_serve_on() {
+    for rot in [Fault::RowRot { member: 1 }, Fault::JournalRot { member: 1, down_ms: 300 }] {
+        let class = rot.class();
+        // Not every row that rots is one that anybody reads again.
+        let mattered = (0..6).filter(|seed| {
+            let outcomes = run(&quiet(*seed, vec![Item { at_ms: 15_000, fault: rot.clone() }]), Judging::default(), None);
+            assert_eq!(outcomes.violation, None, "seed {seed}");
+            outcomes.tally.mattered.contains_key(&class)
+        });
+        assert!(mattered.count() >= 2, "{class}");
+    }
 }

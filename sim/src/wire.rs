@@ -13,8 +13,8 @@ impl World {
         let overtaken = self.network.arrive(from, to, number);
         digest(&envelope, &mut |word| self.trace.hash.mix(word));
         let weighty = is_weighty(&envelope.message);
-        let Some(life) = self.members[to].life.as_ref() else { return };
-        if !life.log.is_open() {
+        let Some(process) = self.members[to].process.as_ref() else { return };
+        if !process.log.is_open() {
             // Not heard yet: the member itself says so.
             return self.tell(to, LogInput::Peer(envelope));
         }
@@ -36,7 +36,7 @@ impl World {
     }
 
     pub(crate) fn send(&mut self, member: usize, envelope: Envelope) {
-        let reported = self.members[member].life.as_ref().expect("lives").reported;
+        let reported = self.members[member].process.as_ref().expect("runs").reported;
         self.checks.on_sent(member, reported, &envelope);
         let to = self.name(envelope.to);
         if to >= self.members.len() {
@@ -49,7 +49,7 @@ impl World {
             self.tally.mattered(FaultClass::Tiny);
         }
         if matches!(&envelope.message, Message::Raft(RaftMessage::Append { entries, .. }) if !entries.is_empty())
-            && let Some(left) = self.members[member].life.as_mut().and_then(|life| life.appends_left.as_mut())
+            && let Some(left) = self.members[member].process.as_mut().and_then(|process| process.appends_left.as_mut())
         {
             if *left == 0 {
                 self.trace.tell(self.now, || format!("{member} -> {to}: lost to a storm: {envelope}"));
@@ -59,7 +59,7 @@ impl World {
         }
         let fate = self.network.send(self.now, member, to);
         let weighty = is_weighty(&envelope.message);
-        if let Some(class) = fate.cause.filter(|_| weighty && fate.arrivals[0].is_none() && self.members[to].life.is_some()) {
+        if let Some(class) = fate.cause.filter(|_| weighty && fate.arrivals[0].is_none() && self.members[to].process.is_some()) {
             self.tally.mattered(class);
         }
         let late =

@@ -48,9 +48,9 @@ pub enum Answer {
     Delivery(Option<Delivery>),
 }
 
-/// Where a client and the world meet.
+/// What a client and the world leave for each other.
 #[derive(Debug, Default)]
-pub struct Meeting {
+pub struct Mailbox {
     pub ask: Option<Ask>,
     pub answer: Option<Answer>,
     pub told: VecDeque<Tell>,
@@ -66,7 +66,7 @@ pub struct Meeting {
 
 #[derive(Clone, Debug)]
 pub struct Port {
-    pub meeting: Rc<RefCell<Meeting>>,
+    pub mailbox: Rc<RefCell<Mailbox>>,
     client: u32,
     members: usize,
     ops: Rc<RefCell<u64>>,
@@ -75,12 +75,12 @@ pub struct Port {
 impl Port {
     #[must_use]
     pub fn new(client: u32, members: usize) -> Self {
-        Self { meeting: Rc::default(), client, members, ops: Rc::default() }
+        Self { mailbox: Rc::default(), client, members, ops: Rc::default() }
     }
 
     async fn ask(&self, ask: Ask) -> Answer {
-        self.meeting.borrow_mut().ask = Some(ask);
-        poll_fn(|_| self.meeting.borrow_mut().answer.take().map_or(Poll::Pending, Poll::Ready)).await
+        self.mailbox.borrow_mut().ask = Some(ask);
+        poll_fn(|_| self.mailbox.borrow_mut().answer.take().map_or(Poll::Pending, Poll::Ready)).await
     }
 
     async fn sleep(&self, time: Nanos) {
@@ -97,8 +97,8 @@ impl Port {
         match self.ask(Ask::Call { member, op, request }).await {
             Answer::Outcome(outcome) => {
                 if let Outcome::Ok { response, .. } = &outcome {
-                    let mut meeting = self.meeting.borrow_mut();
-                    meeting.revision = meeting.revision.max(response.revision());
+                    let mut mailbox = self.mailbox.borrow_mut();
+                    mailbox.revision = mailbox.revision.max(response.revision());
                 }
                 outcome
             }
@@ -107,17 +107,17 @@ impl Port {
     }
 
     fn revision(&self) -> i64 {
-        self.meeting.borrow().revision
+        self.mailbox.borrow().revision
     }
 
     fn is_stopping(&self) -> bool {
-        self.meeting.borrow().stopping
+        self.mailbox.borrow().stopping
     }
 }
 
 /// How a seed's clients differ from another's.
 #[derive(Clone, Copy, Debug)]
-pub struct Habits {
+pub struct WorkloadShape {
     /// Between two operations of a client, at most.
     pub pause: Nanos,
     pub write_permille: u64,
@@ -144,10 +144,10 @@ fn keys(chance: &mut Chance) -> Keys {
     Keys { key, end }
 }
 
-fn value(op: OpId, index: u64, habits: Habits, chance: &mut Chance) -> Vec<u8> {
+fn value(op: OpId, index: u64, shape: WorkloadShape, chance: &mut Chance) -> Vec<u8> {
     let mut value = format!("{op}.{index}").into_bytes();
     if chance.permille(100) {
-        value.resize(value.len() + habits.value_bytes as usize, b'.');
+        value.resize(value.len() + shape.value_bytes as usize, b'.');
     }
     value
 }
@@ -184,7 +184,15 @@ fn compare(known: i64, chance: &mut Chance) -> Compare {
 }
 
 /// Operations of a txn: no key is put twice, in whatever branch, as etcd demands.
-fn branch(op: OpId, index: &mut u64, depth: u32, free: &mut Vec<u64>, known: i64, habits: Habits, chance: &mut Chance) -> Vec<Request> {
+fn branch(
+    op: OpId,
+    index: &mut u64,
+    depth: u32,
+    free: &mut Vec<u64>,
+    known: i64,
+    shape: WorkloadShape,
+    chance: &mut Chance,
+) -> Vec<Request> {
     let mut requests = Vec::new();
     for _ in 0..chance.between(0, 3) {
         *index += 1;
@@ -192,14 +200,14 @@ fn branch(op: OpId, index: &mut u64, depth: u32, free: &mut Vec<u64>, known: i64
             0..=4 if !free.is_empty() => {
                 let number = free.swap_remove(chance.below(free.len() as u64) as usize);
                 let key = format!("k{number:02}").into_bytes();
-                Request::Put(Put { key, value: value(op, *index, habits, chance), prev_kv: chance.permille(300), ignore_value: false })
+                Request::Put(Put { key, value: value(op, *index, shape, chance), prev_kv: chance.permille(300), ignore_value: false })
             }
             5 if !free.is_empty() => {
                 let number = free.swap_remove(chance.below(free.len() as u64) as usize);
                 let key = format!("k{number:02}").into_bytes();
                 Request::DeleteRange(DeleteRange { keys: Keys { key, end: None }, prev_kv: chance.permille(300) })
             }
-            6 if depth > 0 => Request::Txn(txn(op, index, depth - 1, free, known, habits, chance)),
+            6 if depth > 0 => Request::Txn(txn(op, index, depth - 1, free, known, shape, chance)),
             _ => Request::Range(Range { revision: 0, serializable: false, ..range(known, chance) }),
         };
         requests.push(request);
@@ -207,46 +215,46 @@ fn branch(op: OpId, index: &mut u64, depth: u32, free: &mut Vec<u64>, known: i64
     requests
 }
 
-fn txn(op: OpId, index: &mut u64, depth: u32, free: &mut Vec<u64>, known: i64, habits: Habits, chance: &mut Chance) -> Txn {
+fn txn(op: OpId, index: &mut u64, depth: u32, free: &mut Vec<u64>, known: i64, shape: WorkloadShape, chance: &mut Chance) -> Txn {
     let compare = (0..chance.below(3)).map(|_| compare(known, chance)).collect();
-    let success = branch(op, index, depth, free, known, habits, chance);
-    let failure = branch(op, index, depth, free, known, habits, chance);
+    let success = branch(op, index, depth, free, known, shape, chance);
+    let failure = branch(op, index, depth, free, known, shape, chance);
     Txn { compare, success, failure }
 }
 
-fn request(op: OpId, known: i64, habits: Habits, chance: &mut Chance) -> Request {
-    if !chance.permille(habits.write_permille) {
+fn request(op: OpId, known: i64, shape: WorkloadShape, chance: &mut Chance) -> Request {
+    if !chance.permille(shape.write_permille) {
         return Request::Range(range(known, chance));
     }
     match chance.below(100) {
         0..=54 => {
-            Request::Put(Put { key: key(chance), value: value(op, 0, habits, chance), prev_kv: chance.permille(300), ignore_value: false })
+            Request::Put(Put { key: key(chance), value: value(op, 0, shape, chance), prev_kv: chance.permille(300), ignore_value: false })
         }
         55..=67 => Request::DeleteRange(DeleteRange { keys: keys(chance), prev_kv: chance.permille(300) }),
-        68..=97 => Request::Txn(txn(op, &mut 0, 1, &mut (0..KEYS).collect(), known, habits, chance)),
+        68..=97 => Request::Txn(txn(op, &mut 0, 1, &mut (0..KEYS).collect(), known, shape, chance)),
         _ => Request::Compact { revision: (known - chance.tailed(0, 150).cast_signed()).max(1) },
     }
 }
 
 /// A client that operates until the world stops it.
-pub async fn operate(port: Port, mut chance: Chance, habits: Habits) {
+pub async fn operate(port: Port, mut chance: Chance, shape: WorkloadShape) {
     let mut member = chance.below(port.members as u64) as usize;
-    port.sleep(chance.below(habits.pause)).await;
+    port.sleep(chance.below(shape.pause)).await;
     while !port.is_stopping() {
         let op = port.next_op();
         let known = port.revision();
         let asked_to_compact = {
-            let mut meeting = port.meeting.borrow_mut();
-            meeting.compactions.checked_sub(1).map(|left| meeting.compactions = left).is_some()
+            let mut mailbox = port.mailbox.borrow_mut();
+            mailbox.compactions.checked_sub(1).map(|left| mailbox.compactions = left).is_some()
         };
-        let request = if asked_to_compact { Request::Compact { revision: known.max(1) } } else { request(op, known, habits, &mut chance) };
+        let request = if asked_to_compact { Request::Compact { revision: known.max(1) } } else { request(op, known, shape, &mut chance) };
         let outcome = port.call(member, op, request).await;
         let failed = matches!(&outcome, Outcome::Unknown | Outcome::Refused(Refused::Other(_)));
         if failed || chance.permille(50) {
             member = chance.below(port.members as u64) as usize;
         }
         let pause = if failed { 150 * MILLISECOND } else { 0 };
-        port.sleep(pause + chance.tailed(MILLISECOND, habits.pause)).await;
+        port.sleep(pause + chance.tailed(MILLISECOND, shape.pause)).await;
     }
 }
 
@@ -271,7 +279,7 @@ pub async fn observe(port: Port, mut chance: Chance) {
             other => unreachable!("a watch is answered by its outcome, not by {other:?}"),
         }
         if chance.permille(400) {
-            port.meeting.borrow_mut().told.push_back(Tell::Progress { watch: op });
+            port.mailbox.borrow_mut().told.push_back(Tell::Progress { watch: op });
         }
         let unkind = chance.below(60);
         let mut next = template.start_revision.max(0);
@@ -296,10 +304,10 @@ pub async fn observe(port: Port, mut chance: Chance) {
                 None => {}
             }
             if chance.permille(60) {
-                port.meeting.borrow_mut().told.push_back(Tell::Progress { watch: op });
+                port.mailbox.borrow_mut().told.push_back(Tell::Progress { watch: op });
             }
-            if count > unkind && port.meeting.borrow().unkind {
-                port.meeting.borrow_mut().told.push_back(Tell::Close { watch: op });
+            if count > unkind && port.mailbox.borrow().unkind {
+                port.mailbox.borrow_mut().told.push_back(Tell::Close { watch: op });
                 break;
             }
         }

@@ -6,7 +6,7 @@ use crate::chance::{Chance, Concern};
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::invariants::{Checker, Checks, Violation};
 use crate::judge::Recorded;
-use crate::member::{Member, Tally};
+use crate::member::{Half, Member, Tally};
 use crate::network::Network;
 use crate::parameters::Parameters;
 use crate::schedule::{FaultClass, Schedule};
@@ -33,28 +33,28 @@ const EVENTS_AT_ONCE_MAX: u64 = 200_000;
 /// Messages and the like held up for a paused process; more are dropped, as sockets would block their senders.
 const PARKED_MAX: usize = 20_000;
 
-/// Something that will happen to one process (`life` of `member`), to the wire, or to a client.
+/// Something that will happen to one process (`incarnation` of `member`), to the wire, or to a client.
 #[derive(Debug)]
 pub(crate) enum Event {
     Arrive { to: usize, envelope: Envelope, number: u64, copy: bool, late: bool },
-    PeerClosed { member: usize, life: u64, peer: MemberId },
-    RunLog { member: usize, life: u64 },
-    RunState { member: usize, life: u64 },
-    StateShows { member: usize, life: u64 },
-    Wake { member: usize, life: u64 },
-    WakeState { member: usize, life: u64 },
-    Work { member: usize, life: u64 },
-    HubWake { member: usize, life: u64 },
-    DiskDone { member: usize, life: u64 },
-    StoreDone { member: usize, life: u64 },
-    LogRead { member: usize, life: u64, segment: SegmentId, offset: u64, length: u32 },
-    Die { member: usize, life: u64, down: Nanos },
-    Restart { member: usize, life: u64 },
+    PeerClosed { member: usize, incarnation: u64, peer: MemberId },
+    RunLog { member: usize, incarnation: u64 },
+    RunState { member: usize, incarnation: u64 },
+    StateShows { member: usize, incarnation: u64 },
+    Wake { member: usize, incarnation: u64, half: Half },
+    Work { member: usize, incarnation: u64 },
+    HubWake { member: usize, incarnation: u64 },
+    DiskDone { member: usize, incarnation: u64 },
+    StoreDone { member: usize, incarnation: u64 },
+    LogRead { member: usize, incarnation: u64, segment: SegmentId, offset: u64, length: u32 },
+    Die { member: usize, incarnation: u64, down: Nanos },
+    Restart { member: usize, incarnation: u64 },
     Request { op: OpId },
     Reply { op: OpId, outcome: Box<Outcome> },
     GiveUp { op: OpId, leaves: bool },
     Relief,
     Disarm,
+    Probe { member: usize },
     Timer { client: usize, number: u64 },
     WatchOpen { op: OpId },
     WatchSays { op: OpId, response: Box<WatchResponse> },
@@ -67,24 +67,23 @@ pub(crate) enum Event {
 }
 
 impl Event {
-    /// The process that has to run for this to happen, and which life of it (`None`: any).
-    fn process(&self, world: &World) -> Option<(usize, Option<u64>)> {
+    /// The process that has to run for this to happen, and which incarnation of it (`None`: any).
+    fn runs_in(&self, world: &World) -> Option<(usize, Option<u64>)> {
         match self {
             Self::Arrive { to, .. } => Some((*to, None)),
-            Self::PeerClosed { member, life, .. }
-            | Self::RunLog { member, life }
-            | Self::RunState { member, life }
-            | Self::StateShows { member, life }
-            | Self::Wake { member, life }
-            | Self::WakeState { member, life }
-            | Self::Work { member, life }
-            | Self::HubWake { member, life }
-            | Self::DiskDone { member, life }
-            | Self::StoreDone { member, life }
-            | Self::LogRead { member, life, .. } => Some((*member, Some(*life))),
-            Self::Request { op } => world.desk.ops.get(op).map(|op| (op.member, None)),
+            Self::PeerClosed { member, incarnation, .. }
+            | Self::RunLog { member, incarnation }
+            | Self::RunState { member, incarnation }
+            | Self::StateShows { member, incarnation }
+            | Self::Wake { member, incarnation, .. }
+            | Self::Work { member, incarnation }
+            | Self::HubWake { member, incarnation }
+            | Self::DiskDone { member, incarnation }
+            | Self::StoreDone { member, incarnation }
+            | Self::LogRead { member, incarnation, .. } => Some((*member, Some(*incarnation))),
+            Self::Request { op } => world.sessions.ops.get(op).map(|op| (op.member, None)),
             Self::WatchOpen { op } | Self::WatchDrained { op, .. } | Self::WatchAsked { op, .. } => {
-                world.desk.watches.get(op).map(|watch| (watch.member, None))
+                world.sessions.watches.get(op).map(|watch| (watch.member, None))
             }
             _ => None,
         }
@@ -96,7 +95,8 @@ impl Event {
             Self::PeerClosed { .. } => 2,
             Self::RunLog { .. } => 3,
             Self::RunState { .. } => 4,
-            Self::Wake { .. } => 5,
+            Self::Wake { half: Half::Log, .. } => 5,
+            Self::Wake { half: Half::State, .. } => 26,
             Self::Work { .. } => 6,
             Self::HubWake { .. } => 7,
             Self::DiskDone { .. } => 8,
@@ -117,9 +117,9 @@ impl Event {
             Self::FaultEnd { item } => 23 ^ (*item as u64) << 8,
             Self::Phase(phase) => 24 ^ (*phase as u64) << 8,
             Self::StateShows { .. } => 25,
-            Self::WakeState { .. } => 26,
             Self::Relief => 27,
             Self::Disarm => 28,
+            Self::Probe { member } => 29 ^ (*member as u64) << 8,
         }
     }
 }
@@ -142,8 +142,12 @@ pub(crate) enum Phase {
     Cut,
     CutJudged,
     Healed,
-    /// A leader must be there, and what is asked from now on must be answered.
+    /// A leader must be there, what is asked from now on must be answered, and each member is asked to write until it does.
     Alive,
+    /// Each has.
+    Accepted,
+    /// And the term is still the same after a while.
+    Steady,
     /// Clients stop.
     Stopping,
     /// Looked at until all members agree.
@@ -171,7 +175,7 @@ pub struct World {
     pub(crate) network: Network,
     pub(crate) latency: Chance,
     pub(crate) clients: Vec<Client>,
-    pub(crate) desk: crate::desk::Desk,
+    pub(crate) sessions: crate::sessions::Sessions,
     pub(crate) checks: Checks,
     pub(crate) digests: BTreeMap<u64, (usize, u128)>,
     pub(crate) tally: Tally,
@@ -224,7 +228,7 @@ impl World {
             network: Network::new(seed),
             latency: Chance::new(seed, Concern::Latency, 0),
             clients: Vec::new(),
-            desk: crate::desk::Desk::default(),
+            sessions: crate::sessions::Sessions::default(),
             checks: Checks::new(count, off),
             digests: BTreeMap::new(),
             tally: Tally::default(),
@@ -245,11 +249,11 @@ impl World {
             let port = Port::new(client, count);
             let chance = Chance::new(seed, Concern::Client, u64::from(client));
             let task: Pin<Box<dyn Future<Output = ()>>> = if client < CLIENTS {
-                Box::pin(operate(port.clone(), chance, world.parameters.habits))
+                Box::pin(operate(port.clone(), chance, world.parameters.workload))
             } else {
                 Box::pin(observe(port.clone(), chance))
             };
-            port.meeting.borrow_mut().unkind = true;
+            port.mailbox.borrow_mut().unkind = true;
             world.clients.push(Client { port, task: Some(task), timer: 0 });
         }
         world
@@ -273,7 +277,7 @@ impl World {
     pub fn run(mut self) -> Outcomes {
         for member in 0..self.members.len() {
             let delay = self.members[member].chance.below(50 * MILLISECOND);
-            self.after(delay, Event::Restart { member, life: 0 });
+            self.after(delay, Event::Restart { member, incarnation: 0 });
         }
         if self.parameters.member.quota_bytes.is_some() {
             self.tally.fired(FaultClass::Quota);
@@ -295,16 +299,16 @@ impl World {
         Outcomes {
             violation,
             hash: self.trace.hash,
-            operations: self.desk.invoked,
-            completed: self.desk.completed,
+            operations: self.sessions.invoked,
+            completed: self.sessions.completed,
             elections: self.checks.facts.elections,
             events: self.events,
             simulated: self.now,
             tally: self.tally,
             recorded: Recorded {
-                witness: crate::judge::witness(&self.checks, &self.desk.proposed),
-                open: self.desk.watches.iter().filter(|(_, watch)| !watch.ended).map(|(op, _)| *op).collect(),
-                history: self.desk.history,
+                witness: crate::judge::witness(&self.checks, &self.sessions.proposed),
+                open: self.sessions.watches.iter().filter(|(_, watch)| !watch.ended).map(|(op, _)| *op).collect(),
+                history: self.sessions.history,
             },
             undecided: None,
         }
@@ -323,13 +327,13 @@ impl World {
             self.events += 1;
             self.trace.hash.mix(at);
             self.trace.hash.mix(event.kind());
-            if let Some((member, life)) = event.process(self) {
+            if let Some((member, incarnation)) = event.runs_in(self) {
                 self.trace.hash.mix(member as u64);
-                let process = &self.members[member];
-                if life.is_some_and(|life| life != process.life_number) {
+                let host = &self.members[member];
+                if incarnation.is_some_and(|incarnation| incarnation != host.incarnation) {
                     continue;
                 }
-                if process.paused > 0 && process.life.is_some() {
+                if host.paused > 0 && host.process.is_some() {
                     self.park(member, event);
                     continue;
                 }
@@ -360,7 +364,7 @@ impl World {
         }
     }
 
-    /// What was held up for a process happens now, if it still lives.
+    /// What was held up for a process happens now, if it still runs.
     pub(crate) fn unpark(&mut self, member: usize) {
         for event in std::mem::take(&mut self.parked[member]) {
             self.after(0, event);
@@ -374,20 +378,19 @@ impl World {
             Event::RunLog { member, .. } => self.run_log(member),
             Event::RunState { member, .. } => self.run_state(member),
             Event::StateShows { member, .. } => self.on_state_shows(member),
-            Event::Wake { member, .. } => self.on_wake(member),
-            Event::WakeState { member, .. } => self.on_wake_state(member),
+            Event::Wake { member, half, .. } => self.on_wake(member, half),
             Event::Work { member, .. } => self.on_work(member),
             Event::HubWake { member, .. } => self.on_hub_wake(member),
             Event::DiskDone { member, .. } => self.on_disk_done(member),
             Event::StoreDone { member, .. } => self.on_store_done(member),
             Event::LogRead { member, segment, offset, length, .. } => self.on_log_read(member, segment, offset, length),
-            Event::Die { member, life, down } => {
-                if self.members[member].life_number == life {
+            Event::Die { member, incarnation, down } => {
+                if self.members[member].incarnation == incarnation {
                     self.kill(member, Some(down));
                 }
             }
-            Event::Restart { member, life } => {
-                if self.members[member].life_number == life {
+            Event::Restart { member, incarnation } => {
+                if self.members[member].incarnation == incarnation {
                     self.start(member);
                 }
             }
@@ -396,6 +399,7 @@ impl World {
             Event::GiveUp { op, leaves } => self.on_give_up(op, leaves),
             Event::Relief => self.on_relief(),
             Event::Disarm => self.on_disarm(),
+            Event::Probe { member } => self.on_probe(member),
             Event::Timer { client, number } => self.on_timer(client, number),
             Event::WatchOpen { op } => self.on_watch_open(op),
             Event::WatchSays { op, response } => self.on_watch_says(op, &response),
@@ -414,7 +418,7 @@ impl World {
 
     /// Members that can take part.
     pub(crate) fn alive(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.members.len()).filter(|member| self.members[*member].life.is_some())
+        (0..self.members.len()).filter(|member| self.members[*member].process.is_some())
     }
 
     pub(crate) fn run_min_end(&self) -> Nanos {

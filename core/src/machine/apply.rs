@@ -144,6 +144,7 @@ impl<R: StateReader> Applier<R> {
                 let reply = match self.apply_command(&command, answers) {
                     Ok(reply) => Ok(reply),
                     Err(Stop::Rejected(rejection)) => Err(rejection),
+                    Err(Stop::Failed(_)) if planted(Mutant::K6) => Err(Rejection::Corrupt),
                     Err(Stop::Failed(failed)) => return Err(Broken(format!("entry {}: {failed}", entry.id))),
                 };
                 let physical = match command {

@@ -249,6 +249,11 @@ impl<R: StateReader> StateHalf<R> {
         self.machine.view()
     }
 
+    /// As [`Machine::check`].
+    pub fn check(&self) {
+        self.machine.check();
+    }
+
     fn on_order(&mut self, order: Order, out: &mut Vec<StateEffect<R>>) {
         match order {
             Order::Apply { entries, owed } => {

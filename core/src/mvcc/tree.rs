@@ -4,6 +4,7 @@
 //! batch copies one path per touched leaf. Inner nodes carry the [`Sum`] of what is below each child: counting an interval never
 //! visits its entries.
 
+use crate::mutant::{Mutant, planted};
 use alloc::{sync::Arc, vec::Vec};
 use core::{borrow::Borrow, cmp::Ordering, fmt, ops::AddAssign};
 
@@ -434,7 +435,10 @@ impl<K: Ord + Clone, V: Clone + Measure> Node<K, V> {
                 let at = inner.child_of(key);
                 let child = &mut inner.children[at];
                 let result = child.node.update(key, change);
-                child.sum = child.node.sum();
+                let before = core::mem::replace(&mut child.sum, child.node.sum());
+                if planted(Mutant::K5) {
+                    child.sum.bytes = child.sum.bytes.max(before.bytes);
+                }
                 result
             }
         }

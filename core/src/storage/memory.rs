@@ -1,4 +1,4 @@
-//! A state store in memory, for tests and simulated worlds: cheap snapshots, and reads that fail when asked to.
+//! A state store in memory, for tests and simulated worlds: cheap snapshots, reads that fail when asked to, and rows that rot.
 
 use super::{Direction, ReadFailed, RowOp, StateReader, Table, WriteBatch, recent_key};
 use crate::types::RevisionId;
@@ -6,7 +6,7 @@ use alloc::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use core::{
     ops::{Bound, ControlFlow},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 const TABLES: usize = 3;
@@ -14,17 +14,34 @@ const TABLES: usize = 3;
 const CHUNK_BITS: u32 = 4;
 /// Bytes of a [`Table::Recent`] key that say in which chunk it is.
 const CHUNK_PREFIX: usize = 8;
-/// Of [`MemoryStore::reads_left`]: no read fails.
-const WHOLE: u64 = u64::MAX;
 
-type Chunk = Arc<BTreeMap<Bytes, Bytes>>;
+/// What a read says that the device refuses.
+pub const READ_ERROR: &str = "the device fails a read";
+/// What a read of a rotten row says.
+pub const BAD_CHECKSUM: &str = "a row has a bad checksum";
+
+#[derive(Clone, Debug)]
+struct Row {
+    value: Bytes,
+    rotten: bool,
+}
+
+type Chunk = Arc<BTreeMap<Bytes, Row>>;
+
+/// What all snapshots of a store are on.
+#[derive(Debug, Default)]
+struct Device {
+    /// The read of a row that many from here fails, alone; 0: none does.
+    failing: AtomicU64,
+    /// Every read fails.
+    broken: AtomicBool,
+}
 
 /// The store, and a snapshot of it alike: a clone shares every row until one of the two is written to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct MemoryStore {
     rows: Arc<Rows>,
-    /// Reads that succeed before all fail, over the store and its snapshots: they are on one disk.
-    reads_left: Arc<AtomicU64>,
+    device: Arc<Device>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -33,12 +50,6 @@ struct Rows {
     tables: [BTreeMap<u64, Chunk>; TABLES],
     /// Bytes of all keys and values.
     bytes: u64,
-}
-
-impl Default for MemoryStore {
-    fn default() -> Self {
-        Self { rows: Arc::default(), reads_left: Arc::new(AtomicU64::new(WHOLE)) }
-    }
 }
 
 impl MemoryStore {
@@ -63,29 +74,94 @@ impl MemoryStore {
         self.rows.bytes
     }
 
-    /// So many reads succeed yet, of the store and its snapshots together; then all fail until it is mended.
-    pub fn break_after(&self, reads: u64) {
-        self.reads_left.store(reads, Ordering::Relaxed);
+    /// Whether there is nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.tables.iter().all(BTreeMap::is_empty)
+    }
+
+    /// An empty store on the same device.
+    #[must_use]
+    pub fn emptied(&self) -> Self {
+        Self { rows: Arc::default(), device: Arc::clone(&self.device) }
+    }
+
+    pub fn keys(&self, table: Table) -> impl Iterator<Item = &Bytes> {
+        self.rows.tables[table as usize].values().flat_map(|chunk| chunk.keys())
+    }
+
+    /// Every read fails, of the store and its snapshots, until it is mended.
+    pub fn break_off(&self) {
+        self.device.broken.store(true, Ordering::Relaxed);
     }
 
     pub fn mend(&self) {
-        self.reads_left.store(WHOLE, Ordering::Relaxed);
+        self.device.broken.store(false, Ordering::Relaxed);
     }
 
-    fn count_read(&self) -> Result<(), ReadFailed> {
-        let count = |left: u64| if left == WHOLE { None } else { left.checked_sub(1) };
-        match self.reads_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count) {
-            Err(0) => Err(ReadFailed("a bad sector".into())),
-            Ok(_) | Err(_) => Ok(()),
+    /// Of all rows read from here on, in the store and its snapshots, the one with this number fails, from 1 on; 0: none does.
+    pub fn fail_read(&self, number: u64) {
+        self.device.failing.store(number, Ordering::Relaxed);
+    }
+
+    /// A row rots, unless it has been replaced since `as_in`.
+    pub fn rot(&mut self, table: Table, key: &Bytes, as_in: &Self) {
+        let Some(value) = as_in.row(table, key).map(|row| row.value.clone()) else { return };
+        if self.row(table, key).is_none_or(|row| row.value != value) {
+            return;
         }
+        if let Some(chunk) = Arc::make_mut(&mut self.rows).tables[table as usize].get_mut(&chunk_of(table, key)) {
+            Arc::make_mut(chunk).insert(key.clone(), Row { value, rotten: true });
+        }
+    }
+
+    /// Whether a row of it is rotten.
+    #[must_use]
+    pub fn has_rot(&self) -> bool {
+        self.rows.tables.iter().flat_map(BTreeMap::values).flat_map(|chunk| chunk.values()).any(|row| row.rotten)
+    }
+
+    fn row(&self, table: Table, key: &[u8]) -> Option<&Row> {
+        self.rows.tables[table as usize].get(&chunk_of(table, key))?.get(key)
+    }
+
+    fn check_device(&self) -> Result<(), ReadFailed> {
+        if self.device.broken.load(Ordering::Relaxed) { Err(ReadFailed(READ_ERROR.into())) } else { Ok(()) }
+    }
+
+    /// The value of a row, if it can be read.
+    fn read(&self, row: &Row) -> Result<Bytes, ReadFailed> {
+        let left = self.device.failing.load(Ordering::Relaxed);
+        if left > 0 {
+            self.device.failing.store(left - 1, Ordering::Relaxed);
+        }
+        match row.rotten {
+            _ if left == 1 => Err(ReadFailed(READ_ERROR.into())),
+            true => Err(ReadFailed(BAD_CHECKSUM.into())),
+            false => Ok(row.value.clone()),
+        }
+    }
+
+    fn visit<'a>(
+        &self,
+        rows: impl Iterator<Item = (&'a Bytes, &'a Row)>,
+        visit: &mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>,
+    ) -> Result<(), ReadFailed> {
+        for (key, row) in rows {
+            if visit(key, self.read(row)?).is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
 impl Rows {
     fn put(&mut self, table: Table, key: &Bytes, value: &Bytes) {
         let chunk = self.tables[table as usize].entry(chunk_of(table, key)).or_default();
-        self.bytes += row_bytes(key, value);
-        if let Some(replaced) = Arc::make_mut(chunk).insert(key.clone(), value.clone()) {
+        let row = Row { value: value.clone(), rotten: false };
+        self.bytes += row_bytes(key, &row);
+        if let Some(replaced) = Arc::make_mut(chunk).insert(key.clone(), row) {
             self.bytes -= row_bytes(key, &replaced);
         }
     }
@@ -103,11 +179,11 @@ impl Rows {
         let last = chunk_of(table, &end);
         let kept = self.tables[table as usize].split_off(&last);
         let dropped = core::mem::replace(&mut self.tables[table as usize], kept);
-        let mut bytes: u64 = dropped.values().flat_map(|chunk| chunk.iter()).map(|(key, value)| row_bytes(key, value)).sum();
+        let mut bytes: u64 = dropped.values().flat_map(|chunk| chunk.iter()).map(|(key, row)| row_bytes(key, row)).sum();
         if let Some(chunk) = self.tables[table as usize].get_mut(&last) {
-            Arc::make_mut(chunk).retain(|key, value| {
+            Arc::make_mut(chunk).retain(|key, row| {
                 let kept = key.as_ref() >= end.as_slice();
-                bytes += if kept { 0 } else { row_bytes(key, value) };
+                bytes += if kept { 0 } else { row_bytes(key, row) };
                 kept
             });
         }
@@ -115,8 +191,8 @@ impl Rows {
     }
 }
 
-fn row_bytes(key: &Bytes, value: &Bytes) -> u64 {
-    (key.len() + value.len()) as u64
+fn row_bytes(key: &Bytes, row: &Row) -> u64 {
+    (key.len() + row.value.len()) as u64
 }
 
 fn chunk_of(table: Table, key: &[u8]) -> u64 {
@@ -128,8 +204,8 @@ fn chunk_of(table: Table, key: &[u8]) -> u64 {
 
 impl StateReader for MemoryStore {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, ReadFailed> {
-        self.count_read()?;
-        Ok(self.rows.tables[table as usize].get(&chunk_of(table, key)).and_then(|chunk| chunk.get(key)).cloned())
+        self.check_device()?;
+        self.row(table, key).map(|row| self.read(row)).transpose()
     }
 
     fn scan(
@@ -140,7 +216,7 @@ impl StateReader for MemoryStore {
         direction: Direction,
         visit: &mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>,
     ) -> Result<(), ReadFailed> {
-        self.count_read()?;
+        self.check_device()?;
         if !end.is_empty() && start >= end {
             return Ok(());
         }
@@ -151,12 +227,10 @@ impl StateReader for MemoryStore {
         let rows = self.rows.tables[table as usize]
             .range(first..=last)
             .flat_map(|(_, chunk)| chunk.range::<[u8], _>((Bound::Included(start), upper)));
-        let mut visit_row = |(key, value): (&Bytes, &Bytes)| visit(key, value.clone());
-        let _ = match direction {
-            Direction::Forward => rows.map(&mut visit_row).find(ControlFlow::is_break),
-            Direction::Backward => rows.rev().map(&mut visit_row).find(ControlFlow::is_break),
-        };
-        Ok(())
+        match direction {
+            Direction::Forward => self.visit(rows, visit),
+            Direction::Backward => self.visit(rows.rev(), visit),
+        }
     }
 }
 
@@ -203,7 +277,7 @@ mod tests {
         for ((table, key), value) in model {
             assert_eq!(store.get(*table, key), Ok(Some(value.clone())));
         }
-        assert_eq!(store.bytes(), model.iter().map(|((_, key), value)| row_bytes(key, value)).sum::<u64>());
+        assert_eq!(store.bytes(), model.iter().map(|((_, key), value)| (key.len() + value.len()) as u64).sum::<u64>());
     }
 
     #[test]
@@ -235,17 +309,47 @@ mod tests {
     }
 
     #[test]
-    fn reads_of_all_snapshots_fail_after_so_many_and_until_it_is_mended() {
+    fn reads_of_all_snapshots_fail_until_it_is_mended() {
         let mut store = MemoryStore::default();
         let snapshot = store.clone();
         store.write(&WriteBatch::default());
-        store.break_after(2);
+        store.break_off();
         let mut visit = |_: &[u8], _| ControlFlow::Continue(());
-        assert_eq!(store.get(Table::Meta, b"a"), Ok(None));
-        assert_eq!(snapshot.scan(Table::Meta, b"", b"", Direction::Forward, &mut visit), Ok(()));
         assert!(store.get(Table::Meta, b"a").is_err());
         assert!(snapshot.scan(Table::Meta, b"", b"", Direction::Forward, &mut visit).is_err());
         store.mend();
         assert_eq!(snapshot.get(Table::Meta, b"a"), Ok(None));
+    }
+
+    fn of_six() -> MemoryStore {
+        let (mut store, mut batch) = (MemoryStore::default(), WriteBatch::default());
+        (3..9).for_each(|main| batch.put(Table::Recent, recent(main, 0), Bytes::new()));
+        store.write(&batch);
+        store
+    }
+
+    #[test]
+    fn the_read_that_the_device_refuses_fails_and_those_around_it_do_not() {
+        let store = of_six();
+        store.fail_read(3);
+        let read = |main| store.get(Table::Recent, &recent(main, 0)).is_ok();
+        assert_eq!([3, 4, 5, 6].map(read), [true, true, false, true]);
+    }
+
+    #[test]
+    fn a_rotten_row_cannot_be_read_until_another_takes_its_place_and_all_others_can() {
+        let mut store = of_six();
+        let before = store.clone();
+        let key = recent(5, 0);
+        store.rot(Table::Recent, &key, &before);
+        assert!(store.has_rot() && !before.has_rot(), "what a snapshot has in its cache does not change");
+        let failing = (3..9).filter(|main| store.get(Table::Recent, &recent(*main, 0)).is_err());
+        assert_eq!(failing.collect::<Vec<_>>(), [5]);
+        assert!(store.scan(Table::Recent, &[], &[], Direction::Backward, &mut |_, _| ControlFlow::Continue(())).is_err());
+        let mut batch = WriteBatch::default();
+        batch.put(Table::Recent, key.clone(), Bytes::from_static(b"new"));
+        store.write(&batch);
+        store.rot(Table::Recent, &key, &before);
+        assert!(!store.has_rot() && store.get(Table::Recent, &key).is_ok());
     }
 }

@@ -83,7 +83,7 @@ fn a_failed_read_while_applying_stops_the_member_and_nothing_of_it_is_seen_or_ke
     for command in commands_that_read() {
         let mut member = Member::new();
         let view = member.machine.view();
-        member.store.break_after(0);
+        member.store.break_off();
         let effects = member.apply(&[Command::Put(put("c", "1")), command.clone(), Command::Put(put("d", "1"))]);
         let [MachineEffect::Fatal(reason)] = effects.as_slice() else { panic!("{command:?}: {effects:?}") };
         assert_eq!(reason, "entry 1/3: state store: a bad sector");
@@ -98,7 +98,7 @@ fn a_failed_read_while_applying_stops_the_member_and_nothing_of_it_is_seen_or_ke
 fn a_failed_read_for_a_client_is_a_refusal_to_that_client_alone() {
     let member = Member::new();
     let view = member.machine.view();
-    member.store.break_after(0);
+    member.store.break_off();
     let get = Range { range: key("a"), ..Range::default() };
     assert_eq!(view.range(&get), Err(Refusal::StorageFailed));
     assert_eq!(view.at(b"a", Revision(2)), Err(Refusal::StorageFailed));

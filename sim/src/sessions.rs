@@ -1,9 +1,9 @@
-//! Where clients and members meet: requests on their way, answers, watch streams, and the history of it all.
+//! The sessions of clients with members: requests on their way, answers, watch streams, and the history of it all.
 
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::convert::{self, Served};
 use crate::invariants::Checker;
-use crate::member::{Asked, Life};
+use crate::member::{Asked, Process};
 use crate::schedule::FaultClass;
 use crate::workload::{Answer, Ask, Tell};
 use crate::world::{Event, Phase, World};
@@ -30,7 +30,7 @@ pub(crate) struct Operation {
     /// `None` for the world's own.
     pub(crate) client: Option<usize>,
     pub(crate) member: usize,
-    life: u64,
+    incarnation: u64,
     request: Option<Request>,
     pub(crate) invoked: Nanos,
     /// How long its client lets the member take; `None`: as long as that likes.
@@ -42,7 +42,7 @@ pub(crate) struct Operation {
 pub(crate) struct Stream {
     client: usize,
     pub(crate) member: usize,
-    life: u64,
+    incarnation: u64,
     stream: StreamId,
     request: Option<Watch>,
     created: bool,
@@ -57,13 +57,13 @@ pub(crate) struct Stream {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Desk {
+pub(crate) struct Sessions {
     pub(crate) ops: BTreeMap<OpId, Operation>,
     pub(crate) watches: BTreeMap<OpId, Stream>,
     pub(crate) history: Vec<Record>,
     /// The operation behind each request that was proposed, answered or not.
     pub(crate) proposed: BTreeMap<RequestId, OpId>,
-    /// Which life of which member each client was last attached to.
+    /// Which incarnation of which member each client was last attached to.
     attached: BTreeMap<u32, (usize, u64)>,
     pub(crate) invoked: u64,
     pub(crate) completed: u64,
@@ -80,19 +80,19 @@ impl World {
         if task.as_mut().poll(&mut context).is_pending() {
             self.clients[client].task = Some(task);
         }
-        let meeting = std::rc::Rc::clone(&self.clients[client].port.meeting);
-        let told: Vec<Tell> = meeting.borrow_mut().told.drain(..).collect();
+        let mailbox = std::rc::Rc::clone(&self.clients[client].port.mailbox);
+        let told: Vec<Tell> = mailbox.borrow_mut().told.drain(..).collect();
         for told in told {
             self.on_told(told);
         }
-        let asked = meeting.borrow_mut().ask.take();
+        let asked = mailbox.borrow_mut().ask.take();
         if let Some(ask) = asked {
             self.on_ask(client, ask);
         }
     }
 
     fn answer(&mut self, client: usize, answer: Answer) {
-        self.clients[client].port.meeting.borrow_mut().answer = Some(answer);
+        self.clients[client].port.mailbox.borrow_mut().answer = Some(answer);
         self.clients[client].timer += 1;
         self.poll(client);
     }
@@ -116,7 +116,7 @@ impl World {
             }
             Ask::Watch { member, op, request } => self.open_watch(client, member, op, request),
             Ask::Delivery { watch, patience } => {
-                let ready = self.desk.watches.get_mut(&watch).and_then(|stream| stream.deliveries.pop_front());
+                let ready = self.sessions.watches.get_mut(&watch).and_then(|stream| stream.deliveries.pop_front());
                 match ready {
                     Some(delivery) => self.answer(client, Answer::Delivery(Some(delivery))),
                     None => self.plan_timer(client, patience),
@@ -128,31 +128,33 @@ impl World {
     pub(crate) fn on_timer(&mut self, client: usize, number: u64) {
         if self.clients[client].timer == number {
             let waits_for_delivery = client >= crate::workload::CLIENTS as usize
-                && self.desk.watches.values().any(|stream| stream.client == client && stream.created && !stream.ended);
+                && self.sessions.watches.values().any(|stream| stream.client == client && stream.created && !stream.ended);
             let answer = if waits_for_delivery { Answer::Delivery(None) } else { Answer::Slept };
             self.answer(client, answer);
         }
     }
 
     fn attach(&mut self, name: u32, member: usize) {
-        let life = self.members[member].life_number;
-        if self.desk.attached.insert(name, (member, life)) != Some((member, life)) {
-            self.desk.history.push(Record::Attached { client: name, at: self.now, member: member as u64 });
+        let incarnation = self.members[member].incarnation;
+        if self.sessions.attached.insert(name, (member, incarnation)) != Some((member, incarnation)) {
+            self.sessions.history.push(Record::Attached { client: name, at: self.now, member: member as u64 });
         }
     }
 
     fn invoke(&mut self, client: Option<usize>, name: u32, member: usize, op: OpId, request: Request) {
         self.attach(name, member);
         self.trace.tell(self.now, || format!("client {name} asks member {member}, operation {op}: {request:?}"));
-        self.desk.history.push(Record::Invoke { op, client: name, at: self.now, request: request.clone() });
-        self.desk.invoked += 1;
-        let life = self.members[member].life_number;
+        self.sessions.history.push(Record::Invoke { op, client: name, at: self.now, request: request.clone() });
+        self.sessions.invoked += 1;
+        let incarnation = self.members[member].incarnation;
         // The world's own clients are patient: they ask whether a member serves at all.
         let is_hurried = client.is_some() && self.latency.permille(self.parameters.hurried_permille);
         let deadline = is_hurried.then(|| self.latency.tailed(5 * MILLISECOND, 3 * SECOND));
         let leaves = client.is_some() && self.latency.permille(self.parameters.leaving_permille);
         let patience = if leaves { self.latency.tailed(MILLISECOND, 2 * SECOND) } else { self.parameters.patience };
-        self.desk.ops.insert(op, Operation { client, member, life, request: Some(request), invoked: self.now, deadline, ticket: None });
+        self.sessions
+            .ops
+            .insert(op, Operation { client, member, incarnation, request: Some(request), invoked: self.now, deadline, ticket: None });
         let way = self.way();
         self.after(way, Event::Request { op });
         self.after(patience, Event::GiveUp { op, leaves });
@@ -160,39 +162,39 @@ impl World {
 
     /// A put by the world itself, to a member; true in the history like any other.
     pub(crate) fn probe(&mut self, member: usize) -> OpId {
-        self.desk.probes += 1;
+        self.sessions.probes += 1;
         let name = PROBES + member as u32;
-        let op = u64::from(name) * 1_000_000 + self.desk.probes;
+        let op = u64::from(name) * 1_000_000 + self.sessions.probes;
         let put = quorate_checker::history::Put { key: b"probe".to_vec(), value: op.to_string().into_bytes(), ..Default::default() };
         self.invoke(None, name, member, op, Request::Put(put));
         op
     }
 
     pub(crate) fn on_request(&mut self, op: OpId) {
-        let Some(operation) = self.desk.ops.get_mut(&op) else { return };
+        let Some(operation) = self.sessions.ops.get_mut(&op) else { return };
         let (member, deadline) = (operation.member, operation.deadline);
         let request = operation.request.take().expect("a request arrives once");
-        let process = &mut self.members[member];
-        let alive = operation.life == process.life_number;
-        let Some(life) = process.life.as_mut().filter(|_| alive) else {
+        let host = &mut self.members[member];
+        let alive = operation.incarnation == host.incarnation;
+        let Some(process) = host.process.as_mut().filter(|_| alive) else {
             return self.reply(op, Outcome::Refused(Refused::Other("connection refused".into())));
         };
         let (body, served) = match convert::served(&request) {
             Served::Range(range) if range.serializable => {
-                let outcome = outcome_of(life.view.range(&range).map(|reply| convert::range_response(&reply)));
+                let outcome = outcome_of(process.view.range(&range).map(|reply| convert::range_response(&reply)));
                 return self.reply(op, outcome);
             }
             Served::Propose(command) => {
-                if let Err(refusal) = validate(&command, TXN_OPS_MAX).and_then(|()| life.view.check_cost(&command)) {
+                if let Err(refusal) = validate(&command, TXN_OPS_MAX).and_then(|()| process.view.check_cost(&command)) {
                     return self.reply(op, Outcome::Refused(convert::refused(&refusal)));
                 }
-                (Body::Propose(prepare(process.id, &command, 0, usize::MAX).expect("of no size")), None)
+                (Body::Propose(prepare(host.id, &command, 0, usize::MAX).expect("of no size")), None)
             }
             read => (Body::Read, Some(read)),
         };
-        let ticket = life.open_ticket(Some(op), served, self.checks.committed());
-        self.desk.ops.get_mut(&op).expect("just seen").ticket = Some(ticket);
-        let now = process.clock.now(self.now).monotonic;
+        let ticket = process.open_ticket(Some(op), served, self.checks.committed());
+        self.sessions.ops.get_mut(&op).expect("just seen").ticket = Some(ticket);
+        let now = host.clock.now(self.now).monotonic;
         let deadline = deadline.map(|after| now + std::time::Duration::from_nanos(after));
         self.tell(member, LogInput::Client(MemberRequest { ticket, deadline, require_leader: op.is_multiple_of(16), body }));
     }
@@ -200,16 +202,16 @@ impl World {
     /// A request of the world's own, whose answer nobody looks at.
     pub(crate) fn ask_quietly(&mut self, member: usize, body: Body) {
         let committed = self.checks.committed();
-        if let Some(life) = self.members[member].life.as_mut() {
-            let ticket = life.open_ticket(None, None, committed);
+        if let Some(process) = self.members[member].process.as_mut() {
+            let ticket = process.open_ticket(None, None, committed);
             self.tell(member, LogInput::Client(MemberRequest { ticket, deadline: None, require_leader: false, body }));
         }
     }
 
     /// Every ticket is answered once, and none after its answer.
     pub(crate) fn on_answer(&mut self, member: usize, ticket: Ticket, answer: Result<MemberAnswer, Refusal>) {
-        let life = self.members[member].life.as_mut().expect("lives");
-        let Some(asked) = life.asked.remove(&ticket) else {
+        let process = self.members[member].process.as_mut().expect("runs");
+        let Some(asked) = process.asked.remove(&ticket) else {
             return self
                 .checks
                 .report(Checker::Health, || format!("member {member} answers {ticket}, which it was not asked, or answered"));
@@ -238,7 +240,7 @@ impl World {
 
     /// A read is answered from the view published last.
     fn serve(&mut self, member: usize, op: OpId, asked: Asked) {
-        let view = &self.members[member].life.as_ref().expect("lives").view;
+        let view = &self.members[member].process.as_ref().expect("runs").view;
         self.checks.on_read_answered(member, op, asked.committed, view.applied().index);
         let answer = match asked.served {
             Some(Served::Range(range)) => view.range(&range).map(|reply| convert::range_response(&reply)),
@@ -251,7 +253,7 @@ impl World {
     /// A write was refused by the quota: somebody makes room after a while.
     pub(crate) fn on_quota_exceeded(&mut self) {
         self.tally.mattered(FaultClass::Quota);
-        if !std::mem::replace(&mut self.desk.relief_planned, true) {
+        if !std::mem::replace(&mut self.sessions.relief_planned, true) {
             let delay = self.latency.tailed(200 * MILLISECOND, 3 * SECOND);
             self.after(delay, Event::Relief);
         }
@@ -259,18 +261,18 @@ impl World {
 
     /// An operator compacts, and lowers the alarms once that had time to work.
     pub(crate) fn on_relief(&mut self) {
-        self.desk.relief_planned = false;
+        self.sessions.relief_planned = false;
         let Some(member) = self.alive().next() else { return self.on_quota_exceeded() };
-        let revision = self.clients.iter().map(|client| client.port.meeting.borrow().revision).max().unwrap_or_default();
-        self.desk.probes += 1;
+        let revision = self.clients.iter().map(|client| client.port.mailbox.borrow().revision).max().unwrap_or_default();
+        self.sessions.probes += 1;
         let name = PROBES + member as u32;
-        let op = u64::from(name) * 1_000_000 + self.desk.probes;
+        let op = u64::from(name) * 1_000_000 + self.sessions.probes;
         self.invoke(None, name, member, op, Request::Compact { revision });
         self.after(SECOND, Event::Disarm);
     }
 
     pub(crate) fn on_disarm(&mut self) {
-        let alarmed: Vec<_> = self.members.iter().map(|process| process.id).collect();
+        let alarmed: Vec<_> = self.members.iter().map(|host| host.id).collect();
         let Some(member) = self.alive().next() else { return self.on_quota_exceeded() };
         for id in alarmed {
             let alarm = Alarm { member: id, kind: AlarmKind::NoSpace };
@@ -278,7 +280,7 @@ impl World {
             let prepared = prepare(self.members[member].id, &command, 0, usize::MAX).expect("of no size");
             self.ask_quietly(member, Body::Propose(prepared));
         }
-        let view = self.members[member].life.as_ref().map(|life| life.view.alarms().len());
+        let view = self.members[member].process.as_ref().map(|process| process.view.alarms().len());
         if view.is_some_and(|alarms| alarms > 0) {
             // The disarming may not get through, so look again.
             self.on_quota_exceeded();
@@ -291,12 +293,12 @@ impl World {
     }
 
     pub(crate) fn on_reply(&mut self, op: OpId, outcome: Outcome) {
-        let Some(operation) = self.desk.ops.remove(&op) else { return };
+        let Some(operation) = self.sessions.ops.remove(&op) else { return };
         self.trace.tell(self.now, || format!("operation {op} ends: {outcome:?}"));
-        self.desk.history.push(Record::Return { op, at: self.now, outcome: outcome.clone() });
+        self.sessions.history.push(Record::Return { op, at: self.now, outcome: outcome.clone() });
         match &outcome {
             Outcome::Ok { response, .. } => {
-                self.desk.completed += 1;
+                self.sessions.completed += 1;
                 if matches!(response, Response::Put { .. }) {
                     self.cut.on_write(operation.invoked, self.now);
                 }
@@ -311,11 +313,11 @@ impl World {
     }
 
     pub(crate) fn on_give_up(&mut self, op: OpId, leaves: bool) {
-        let Some(operation) = self.desk.ops.get(&op) else { return };
+        let Some(operation) = self.sessions.ops.get(&op) else { return };
         let (member, invoked) = (operation.member, operation.invoked);
         if let Some(ticket) = operation.ticket
-            && self.members[member].life_number == operation.life
-            && let Some(asked) = self.members[member].life.as_mut().and_then(|life| life.asked.get_mut(&ticket))
+            && self.members[member].incarnation == operation.incarnation
+            && let Some(asked) = self.members[member].process.as_mut().and_then(|process| process.asked.get_mut(&ticket))
         {
             asked.cancelled = true;
             self.tell(member, LogInput::Cancel(ticket));
@@ -335,12 +337,12 @@ impl World {
     }
 
     /// The process that served these is gone.
-    pub(crate) fn break_connections(&mut self, life: &Life) {
-        let ops: Vec<OpId> = life.asked.values().filter(|asked| !asked.cancelled).filter_map(|asked| asked.op).collect();
+    pub(crate) fn break_connections(&mut self, process: &Process) {
+        let ops: Vec<OpId> = process.asked.values().filter(|asked| !asked.cancelled).filter_map(|asked| asked.op).collect();
         for op in ops {
             self.reply(op, Outcome::Unknown);
         }
-        let watches: Vec<OpId> = life.streams.values().copied().collect();
+        let watches: Vec<OpId> = process.streams.values().copied().collect();
         for op in watches {
             self.after(5 * MILLISECOND, Event::WatchBroken { op });
         }
@@ -349,13 +351,13 @@ impl World {
     fn open_watch(&mut self, client: usize, member: usize, op: OpId, request: Watch) {
         self.attach(client as u32, member);
         self.trace.tell(self.now, || format!("client {client} watches at member {member}, operation {op}: {request:?}"));
-        self.desk.history.push(Record::Invoke { op, client: client as u32, at: self.now, request: Request::Watch(request.clone()) });
-        self.desk.next_stream += 1;
+        self.sessions.history.push(Record::Invoke { op, client: client as u32, at: self.now, request: Request::Watch(request.clone()) });
+        self.sessions.next_stream += 1;
         let stream = Stream {
             client,
             member,
-            life: self.members[member].life_number,
-            stream: StreamId(self.desk.next_stream),
+            incarnation: self.members[member].incarnation,
+            stream: StreamId(self.sessions.next_stream),
             request: Some(request),
             created: false,
             ended: false,
@@ -364,15 +366,15 @@ impl World {
             in_order: 0,
             drain_delay: if self.latency.permille(300) { self.latency.tailed(MILLISECOND, 2 * SECOND) } else { MILLISECOND },
         };
-        self.desk.watches.insert(op, stream);
+        self.sessions.watches.insert(op, stream);
         let way = self.way();
         self.after(way, Event::WatchOpen { op });
     }
 
     fn live(&mut self, op: OpId) -> Option<(usize, StreamId)> {
-        let stream = self.desk.watches.get(&op).filter(|stream| !stream.ended)?;
-        let process = &self.members[stream.member];
-        process.life.as_ref().filter(|life| process.life_number == stream.life && life.log.is_open())?;
+        let stream = self.sessions.watches.get(&op).filter(|stream| !stream.ended)?;
+        let host = &self.members[stream.member];
+        host.process.as_ref().filter(|process| host.incarnation == stream.incarnation && process.log.is_open())?;
         Some((stream.member, stream.stream))
     }
 
@@ -381,14 +383,17 @@ impl World {
             let way = self.way();
             return self.after(way, Event::WatchBroken { op });
         };
-        let watch = self.desk.watches.get_mut(&op).expect("just seen");
+        let watch = self.sessions.watches.get_mut(&op).expect("just seen");
         let request = watch.request.take().expect("a watch is opened once");
-        self.members[member].life.as_mut().expect("lives").streams.insert(stream, op);
+        self.members[member].process.as_mut().expect("runs").streams.insert(stream, op);
         self.step_hub(member, HubInput::<MemoryStore>::Open(stream));
         let progress_notify = op.is_multiple_of(2);
         let fragment = op.is_multiple_of(3);
         let request = quorate_core::watch::WatchRequest { progress_notify, fragment, ..convert::watch(&request) };
-        self.step_hub(member, HubInput::<MemoryStore>::Create(stream, request));
+        self.step_hub(member, HubInput::<MemoryStore>::Create(stream, request.clone()));
+        if self.parameters.hub.stream_watches == 1 {
+            self.step_hub(member, HubInput::<MemoryStore>::Create(stream, request));
+        }
     }
 
     pub(crate) fn on_watch_drained(&mut self, op: OpId, bytes: usize) {
@@ -398,14 +403,14 @@ impl World {
     }
 
     pub(crate) fn on_watch_asked(&mut self, op: OpId, close: bool) {
-        let process = self.desk.watches.get(&op).map(|stream| (stream.member, stream.life, stream.stream));
-        let Some((member, life, stream)) = process else { return };
-        if self.members[member].life_number != life {
+        let served = self.sessions.watches.get(&op).map(|stream| (stream.member, stream.incarnation, stream.stream));
+        let Some((member, incarnation, stream)) = served else { return };
+        if self.members[member].incarnation != incarnation {
             return;
         }
-        let Some(live) = self.members[member].life.as_mut() else { return };
+        let Some(process) = self.members[member].process.as_mut() else { return };
         if close {
-            live.streams.remove(&stream);
+            process.streams.remove(&stream);
             self.step_hub(member, HubInput::<MemoryStore>::Close(stream));
         } else {
             self.step_hub(member, HubInput::<MemoryStore>::Progress(stream));
@@ -425,20 +430,20 @@ impl World {
 
     pub(crate) fn step_hub(&mut self, member: usize, input: HubInput<MemoryStore>) {
         let mut out = Vec::new();
-        let process = &mut self.members[member];
-        let now = process.clock.now(self.now);
-        let hub = &mut process.life.as_mut().expect("lives").hub;
+        let host = &mut self.members[member];
+        let now = host.clock.now(self.now);
+        let hub = &mut host.process.as_mut().expect("runs").hub;
         hub.step(now, input, &mut out);
         hub.flush(now, &mut out);
         self.after_hub(member, out);
     }
 
     pub(crate) fn on_hub_wake(&mut self, member: usize) {
-        let process = &mut self.members[member];
-        process.life.as_mut().expect("lives").hub_wake_planned = None;
-        let now = process.clock.now(self.now);
-        let life = process.life.as_mut().expect("lives");
-        if life.hub.deadline() <= now.monotonic {
+        let host = &mut self.members[member];
+        host.process.as_mut().expect("runs").hub_wake_planned = None;
+        let now = host.clock.now(self.now);
+        let process = host.process.as_mut().expect("runs");
+        if process.hub.deadline() <= now.monotonic {
             self.step_hub(member, HubInput::<MemoryStore>::Wake);
         } else {
             self.after_hub(member, Vec::new());
@@ -447,35 +452,43 @@ impl World {
 
     fn after_hub(&mut self, member: usize, effects: Vec<HubEffect>) {
         for HubEffect { stream, response } in effects {
-            let Some(op) = self.members[member].life.as_ref().expect("lives").streams.get(&stream).copied() else { continue };
+            let Some(op) = self.members[member].process.as_ref().expect("runs").streams.get(&stream).copied() else { continue };
             let way = self.way();
-            let watch = self.desk.watches.get_mut(&op).expect("streams are of watches");
+            let watch = self.sessions.watches.get_mut(&op).expect("streams are of watches");
             watch.in_order = (watch.in_order + 1).max(self.now + way);
             let at = watch.in_order;
             self.at(at, Event::WatchSays { op, response: Box::new(response) });
         }
-        let process = &mut self.members[member];
-        let number = process.life_number;
-        let life = process.life.as_mut().expect("lives");
-        let deadline = life.hub.deadline();
+        let host = &mut self.members[member];
+        let incarnation = host.incarnation;
+        let process = host.process.as_mut().expect("runs");
+        let deadline = process.hub.deadline();
         if deadline == Monotonic::NEVER {
             return;
         }
-        let Some(at) = process.clock.when(deadline) else { return };
+        let Some(at) = host.clock.when(deadline) else { return };
         let at = at.max(self.now + 300_000);
-        if life.hub_wake_planned.is_none_or(|planned| planned > at) {
-            life.hub_wake_planned = Some(at);
-            self.at(at, Event::HubWake { member, life: number });
+        if process.hub_wake_planned.is_none_or(|planned| planned > at) {
+            process.hub_wake_planned = Some(at);
+            self.at(at, Event::HubWake { member, incarnation });
         }
     }
 
     pub(crate) fn on_watch_says(&mut self, op: OpId, response: &WatchResponse) {
         let quick = self.phase >= Phase::Stopping;
-        let Some(stream) = self.desk.watches.get_mut(&op).filter(|stream| !stream.ended) else { return };
+        let Some(stream) = self.sessions.watches.get_mut(&op).filter(|stream| !stream.ended) else { return };
         let delay = if quick { MILLISECOND } else { stream.drain_delay };
         let client = stream.client;
         let revision = response.revision.0;
         let mut delivery = None;
+        if response.created && stream.created {
+            if response.canceled != Some(Canceled::TooManyWatches) {
+                let text = || format!("the stream of watch {op} may have one watch and has another: {:?}", response.canceled);
+                return self.checks.report(Checker::Watch, text);
+            }
+            self.tally.mattered(FaultClass::Tiny);
+            return self.after(delay, Event::WatchDrained { op, bytes: response.bytes() });
+        }
         if response.created {
             stream.created = true;
         } else if response.watch != WatchId(0) && response.watch != WatchId(-1) {
@@ -507,9 +520,9 @@ impl World {
                 Outcome::Ok { response: Response::Watch { revision }, rank: None }
             };
             self.trace.tell(self.now, || format!("watch {op} is open: {outcome:?}"));
-            self.desk.history.push(Record::Return { op, at: self.now, outcome: outcome.clone() });
+            self.sessions.history.push(Record::Return { op, at: self.now, outcome: outcome.clone() });
             if matches!(outcome, Outcome::Refused(_)) {
-                self.desk.watches.get_mut(&op).expect("just seen").ended = true;
+                self.sessions.watches.get_mut(&op).expect("just seen").ended = true;
             }
             return self.answer(client, Answer::Outcome(outcome));
         }
@@ -524,8 +537,8 @@ impl World {
 
     fn deliver(&mut self, op: OpId, delivery: Delivery) {
         self.trace.tell(self.now, || format!("watch {op}: {delivery:?}"));
-        self.desk.history.push(Record::Delivered { watch: op, at: self.now, delivery: delivery.clone() });
-        let stream = self.desk.watches.get_mut(&op).expect("a watch");
+        self.sessions.history.push(Record::Delivered { watch: op, at: self.now, delivery: delivery.clone() });
+        let stream = self.sessions.watches.get_mut(&op).expect("a watch");
         let client = stream.client;
         stream.deliveries.push_back(delivery);
         self.offer(op, client);
@@ -534,30 +547,30 @@ impl World {
     /// If the client waits for a delivery of this watch, it gets the oldest.
     fn offer(&mut self, op: OpId, client: usize) {
         // A watcher waits for nothing else once its watch is open.
-        if let Some(delivery) = self.desk.watches.get_mut(&op).and_then(|stream| stream.deliveries.pop_front()) {
+        if let Some(delivery) = self.sessions.watches.get_mut(&op).and_then(|stream| stream.deliveries.pop_front()) {
             self.answer(client, Answer::Delivery(Some(delivery)));
         }
     }
 
     /// The watch ends for its client: by `last`, or because the client leaves it.
     fn end_watch(&mut self, op: OpId, last: Option<Delivery>) {
-        let Some(stream) = self.desk.watches.get_mut(&op).filter(|stream| !stream.ended) else { return };
+        let Some(stream) = self.sessions.watches.get_mut(&op).filter(|stream| !stream.ended) else { return };
         stream.ended = true;
         match last {
             Some(delivery) => self.deliver(op, delivery),
-            None => self.desk.history.push(Record::Delivered { watch: op, at: self.now, delivery: Delivery::Closed }),
+            None => self.sessions.history.push(Record::Delivered { watch: op, at: self.now, delivery: Delivery::Closed }),
         }
     }
 
     pub(crate) fn on_watch_broken(&mut self, op: OpId) {
-        let Some(stream) = self.desk.watches.get_mut(&op).filter(|stream| !stream.ended) else { return };
+        let Some(stream) = self.sessions.watches.get_mut(&op).filter(|stream| !stream.ended) else { return };
         if stream.created {
             self.end_watch(op, Some(Delivery::Closed));
         } else {
             stream.ended = true;
             let client = stream.client;
             let outcome = Outcome::Refused(Refused::Other("connection refused".into()));
-            self.desk.history.push(Record::Return { op, at: self.now, outcome: outcome.clone() });
+            self.sessions.history.push(Record::Return { op, at: self.now, outcome: outcome.clone() });
             self.answer(client, Answer::Outcome(outcome));
         }
     }
