@@ -33,6 +33,24 @@ pub enum Payload {
     },
 }
 
+/// What an entry is reckoned to take beside its command.
+pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 64;
+
+impl Entry {
+    /// The bytes it counts for in every limit.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        ENTRY_OVERHEAD_BYTES
+            + match &self.payload {
+                Payload::Empty => 0,
+                Payload::Command { command, .. } => command.len(),
+                Payload::Configuration { configuration, .. } => {
+                    configuration.peer_urls.values().flatten().map(|url| ENTRY_OVERHEAD_BYTES + url.len()).sum()
+                }
+            }
+    }
+}
+
 impl Payload {
     /// Whose request this carries out: that member answers it once it is applied.
     #[must_use]

@@ -175,6 +175,11 @@ impl<R: StateReader> Machine<R> {
             }
             MachineInput::Persisted(number, reader) => self.on_persisted(number, reader, out),
             MachineInput::Synced(number) => self.on_synced(number, out),
+            MachineInput::Retired(reader) => {
+                self.applier.store.reader = reader;
+                // Whoever keeps the state published last keeps what was dropped.
+                self.dirty = true;
+            }
             MachineInput::Slice => self.slice(out),
         }
         self.check_invariants();

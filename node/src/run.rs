@@ -122,7 +122,8 @@ async fn serve(config: Config, directory: DataDir, recovered: Recovery, clients:
         boot,
         quota_bytes: config.quota_bytes,
         max_request_bytes: config.max_request_bytes,
-        proposals_bytes: config.memory.of(PROPOSALS),
+        // Two of the largest find room, whatever the budget: one alone would wait for a moment without any other.
+        proposals_bytes: config.memory.of(PROPOSALS).max(2 * config.max_request_bytes),
         request_timeout: REQUEST_TIMEOUT + 2 * config.election_timeout,
         election_timeout: config.election_timeout,
     };
@@ -251,7 +252,8 @@ fn surface(config: &Config, kept_log: Gauge<u64, AtomicU64>) -> Surface {
         gateway: config.gateway,
         cors: config.cors.clone(),
         answer_bytes: config.memory.of(ANSWERS),
-        received_bytes: config.memory.of(RECEIVED),
+        // A connection has a quarter of it.
+        received_bytes: config.memory.of(RECEIVED).max(8 * config.max_request_bytes),
         ..Options::default()
     };
     let mut metrics = Registry::default();

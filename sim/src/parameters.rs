@@ -82,6 +82,7 @@ impl Parameters {
             persist_bytes: roomy.persist_bytes,
             persist_delay: Duration::ZERO,
             report_entries: roomy.report_entries,
+            report_bytes: roomy.report_bytes,
             report_delay: Duration::ZERO,
         };
         // Without delay each flush hands on what it has, which is when the two halves interleave most finely.
@@ -90,6 +91,7 @@ impl Parameters {
             batch.persist_bytes = chance.between(500, 16 << 10) as usize;
             batch.persist_delay = Duration::from_nanos(chance.below(most));
             batch.report_entries = chance.between(1, 64);
+            batch.report_bytes = chance.between(100, 16 << 10) as usize;
             batch.report_delay = Duration::from_nanos(chance.below(most));
         }
         let mut member = MemberSettings {
@@ -120,7 +122,9 @@ impl Parameters {
             limits.append_bytes = chance.between(100, 600) as usize;
             limits.inflight_appends = if chance.permille(500) { 1 } else { chance.between(2, 3) as usize };
             limits.inflight_bytes = chance.between(200, 4_000) as usize;
-            limits.unapplied_bytes = chance.between(2_000, 40_000) as usize;
+            // So few that a log of uncommitted entries reaches them, in half of the seeds.
+            let most = if chance.permille(500) { 4_000 } else { 40_000 };
+            limits.unapplied_bytes = chance.between(1_000, most) as usize;
             limits.unapplied_entries = chance.between(8, 60);
             limits.pending_proposals = chance.between(4, 16) as usize;
             limits.pending_reads = chance.between(4, 16) as usize;

@@ -56,7 +56,11 @@ impl World {
                 let number = process.persisted;
                 self.tell_state(member, StateInput::Store(StoreDone::Synced(number)));
             }
-            StoreTask::Retire(table, below) => host.store.retire(table, below),
+            StoreTask::Retire(table, below) => {
+                host.store.retire(table, below);
+                let (reader, stored_bytes) = (host.store.reader(), host.store.bytes());
+                self.tell_state(member, StateInput::Store(StoreDone::Retired { reader, stored_bytes }));
+            }
         }
         self.pump_store(member);
     }

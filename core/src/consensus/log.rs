@@ -1,32 +1,17 @@
 //! ③ The replicated log as memory holds it: its newest entries, and the terms of all that came in this life.
 
-use crate::entry::{Entry, Payload};
+use crate::entry::Entry;
 use crate::types::{LogId, LogIndex, Term};
 use alloc::{collections::VecDeque, sync::Arc, vec::Vec};
 
-/// What an entry is reckoned to take beside its command.
-const ENTRY_OVERHEAD_BYTES: usize = 64;
-
 /// Room for so many entries is kept however few there are.
 const ROOM_KEPT_ENTRIES: usize = 1_024;
-
-/// The bytes an entry counts for in every limit.
-pub(super) fn entry_bytes(entry: &Entry) -> usize {
-    ENTRY_OVERHEAD_BYTES
-        + match &entry.payload {
-            Payload::Empty => 0,
-            Payload::Command { command, .. } => command.len(),
-            Payload::Configuration { configuration, .. } => {
-                configuration.peer_urls.values().flatten().map(|url| ENTRY_OVERHEAD_BYTES + url.len()).sum()
-            }
-        }
-}
 
 #[derive(Debug)]
 pub(super) struct Log {
     /// Entries `last + 1 - tail.len()` to `last`.
     tail: VecDeque<Entry>,
-    /// Sum of [`entry_bytes`] over the tail.
+    /// Sum of [`Entry::bytes`] over the tail.
     bytes: usize,
     /// Of those, what is not applied. Entries leave the tail only once they are, so it is always part of it.
     unapplied_bytes: usize,
@@ -76,8 +61,8 @@ impl Log {
         if self.runs.back().is_none_or(|run| run.term != entry.id.term) {
             self.runs.push_back(entry.id);
         }
-        self.bytes += entry_bytes(&entry);
-        self.unapplied_bytes += entry_bytes(&entry);
+        self.bytes += entry.bytes();
+        self.unapplied_bytes += entry.bytes();
         self.last = entry.id;
         self.tail.push_back(entry);
     }
@@ -87,8 +72,8 @@ impl Log {
         assert!(from >= self.first(), "truncation at {from} reaches below the memory's first {}", self.first());
         while self.last.index >= from {
             let entry = self.tail.pop_back().expect("it is in memory");
-            self.bytes -= entry_bytes(&entry);
-            self.unapplied_bytes -= entry_bytes(&entry);
+            self.bytes -= entry.bytes();
+            self.unapplied_bytes -= entry.bytes();
             let index = entry.id.index.previous();
             if self.runs.back().is_some_and(|run| run.index == entry.id.index && self.runs.len() > 1) {
                 self.runs.pop_back();
@@ -103,7 +88,7 @@ impl Log {
         let mut bytes = 0;
         let fits = |entry: &&Entry| {
             let first = bytes == 0;
-            bytes += entry_bytes(entry);
+            bytes += entry.bytes();
             first || bytes <= bytes_max
         };
         self.tail.range(start..).take(entries_max.max(1)).take_while(fits).cloned().collect()
@@ -112,13 +97,13 @@ impl Log {
     /// `from` to `through`, both included, on their way to the machine.
     pub(super) fn deliver(&mut self, from: LogIndex, through: LogIndex) -> Arc<[Entry]> {
         let entries: Arc<[Entry]> = self.tail.range(self.position(from)..=self.position(through)).cloned().collect();
-        self.delivered_bytes += entries.iter().map(entry_bytes).sum::<usize>();
+        self.delivered_bytes += entries.iter().map(Entry::bytes).sum::<usize>();
         entries
     }
 
     /// The machine has applied `from` to `through`, both included, after they were delivered.
     pub(super) fn applied(&mut self, from: LogIndex, through: LogIndex) {
-        let bytes: usize = self.tail.range(self.position(from)..=self.position(through)).map(entry_bytes).sum();
+        let bytes: usize = self.tail.range(self.position(from)..=self.position(through)).map(Entry::bytes).sum();
         self.unapplied_bytes -= bytes;
         self.delivered_bytes -= bytes;
     }
@@ -132,11 +117,11 @@ impl Log {
     pub(super) fn evict(&mut self, through: LogIndex, tail_bytes: usize) {
         while self.bytes > tail_bytes && self.tail.front().is_some_and(|entry| entry.id.index <= through) {
             let entry = self.tail.pop_front().expect("it has a front");
-            self.bytes -= entry_bytes(&entry);
+            self.bytes -= entry.bytes();
         }
         // Many small entries leave room behind that a few large ones never use.
         if self.tail.capacity() > ROOM_KEPT_ENTRIES && self.tail.len() < self.tail.capacity() / 4 {
-            self.tail.shrink_to(self.tail.len() * 2);
+            self.tail.shrink_to((self.tail.len() * 2).max(ROOM_KEPT_ENTRIES));
         }
     }
 
@@ -170,6 +155,7 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entry::{ENTRY_OVERHEAD_BYTES, Payload};
     use rand_chacha::ChaCha8Rng;
     use rand_core::{RngCore, SeedableRng};
 

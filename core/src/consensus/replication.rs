@@ -1,6 +1,6 @@
 //! ④ The leader brings every log to its own, pipelined (Raft §5.3).
 
-use super::{ConsensusEffect, RaftMessage, leader::Leader, log::entry_bytes, progress::ProgressState, shared::Shared};
+use super::{ConsensusEffect, Entry, RaftMessage, leader::Leader, progress::ProgressState, shared::Shared};
 use crate::types::{LogId, LogIndex, MemberId, SegmentId};
 use crate::wal::{self, Location};
 use alloc::vec::Vec;
@@ -43,7 +43,7 @@ impl Leader {
         };
         let previous = LogId { term, index: previous };
         let last = entries.last().map_or(previous.index, |entry| entry.id.index);
-        let bytes = entries.iter().map(entry_bytes).sum();
+        let bytes = entries.iter().map(Entry::bytes).sum();
         let more = !entries.is_empty();
         progress.on_sent(last, bytes);
         progress.commit_sent = commit;

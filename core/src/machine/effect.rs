@@ -15,6 +15,8 @@ pub enum MachineInput<R: StateReader> {
     Persisted(BatchNumber, R),
     /// The state store is on stable storage to this batch.
     Synced(BatchNumber),
+    /// The rows that were to be dropped are gone; `reader` does not see them.
+    Retired(R),
     /// Do one bounded slice of background work, if there is any.
     Slice,
 }
@@ -55,6 +57,7 @@ impl<R: StateReader> fmt::Display for MachineInput<R> {
             },
             Self::Persisted(number, _) => write!(f, "persisted batch {number}"),
             Self::Synced(number) => write!(f, "synced batch {number}"),
+            Self::Retired(_) => write!(f, "retired"),
             Self::Slice => write!(f, "slice"),
         }
     }

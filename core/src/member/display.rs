@@ -119,6 +119,7 @@ impl<R: StateReader> Display for StateInput<R> {
         match self {
             Self::Log(order) => write!(f, "log: {order}"),
             Self::Store(StoreDone::Persisted { number, .. }) => write!(f, "store: persisted {number}"),
+            Self::Store(StoreDone::Retired { .. }) => write!(f, "store: retired"),
             Self::Store(StoreDone::Synced(number)) => write!(f, "store: synced {number}"),
             Self::Store(StoreDone::Failed(reason)) => write!(f, "store: failed: {reason}"),
             Self::Work => write!(f, "work"),

@@ -38,6 +38,11 @@ pub enum StoreDone<R: StateReader> {
         reader: R,
         stored_bytes: u64,
     },
+    /// Rows were dropped; `reader` does not see them, and the store takes so much less.
+    Retired {
+        reader: R,
+        stored_bytes: u64,
+    },
     /// Batches through this one are on stable storage.
     Synced(BatchNumber),
     Failed(String),
@@ -91,6 +96,8 @@ pub struct BatchLimits {
     pub persist_delay: Duration,
     /// The log half is told how far is applied once it is so many entries behind ...
     pub report_entries: u64,
+    /// ... or so many bytes of them ...
+    pub report_bytes: usize,
     /// ... or for so long.
     pub report_delay: Duration,
 }
@@ -101,6 +108,7 @@ impl Default for BatchLimits {
             persist_bytes: 1 << 20,
             persist_delay: Duration::from_millis(10),
             report_entries: 256,
+            report_bytes: 1 << 20,
             report_delay: Duration::from_millis(5),
         }
     }
@@ -134,6 +142,8 @@ pub struct StateHalf<R: StateReader> {
     stored_bytes: u64,
     /// What the log half was told: the applied index, and whether the alarm is raised.
     reported: Option<(LogIndex, bool)>,
+    /// Bytes of entries applied since.
+    unreported_bytes: usize,
     /// When it is told more at the latest; never, if there is nothing to tell.
     report_at: Monotonic,
 }
@@ -181,6 +191,7 @@ impl<R: StateReader> StateHalf<R> {
             sync: SyncProgress { begun_at: applied, ..SyncProgress::default() },
             stored_bytes,
             reported: None,
+            unreported_bytes: 0,
             report_at: Monotonic::NEVER,
         }
     }
@@ -200,6 +211,13 @@ impl<R: StateReader> StateHalf<R> {
                 self.machine.step(MachineInput::Persisted(number, reader), &mut self.effects);
                 self.route(out);
             }
+            StateInput::Store(StoreDone::Retired { reader, stored_bytes }) => {
+                self.stored_bytes = stored_bytes;
+                self.machine.step(MachineInput::Retired(reader), &mut self.effects);
+                self.route(out);
+                // Writes may have been refused for want of this space.
+                self.report(out);
+            }
             StateInput::Store(StoreDone::Synced(number)) => self.on_synced(number, out),
             StateInput::Store(StoreDone::Failed(reason)) => out.push(StateEffect::Fatal(reason)),
             StateInput::Work => {
@@ -217,6 +235,7 @@ impl<R: StateReader> StateHalf<R> {
     pub fn flush(&mut self, now: Now, out: &mut Vec<StateEffect<R>>) {
         while !self.machine.is_congested() {
             let Some(entries) = self.committed.pop_front() else { break };
+            self.unreported_bytes += entries.iter().map(Entry::bytes).sum::<usize>();
             self.machine.step(MachineInput::Apply(entries), &mut self.effects);
         }
         self.machine.flush(&mut self.effects);
@@ -263,7 +282,13 @@ impl<R: StateReader> StateHalf<R> {
                 }
                 self.committed.push_back(entries);
             }
-            Order::Serve { ticket, index, .. } if index <= self.published() => out.push(StateEffect::Answer(ticket, Ok(Answer::Ready))),
+            Order::Serve { ticket, index, .. } if index <= self.published() => {
+                out.push(StateEffect::Answer(ticket, Ok(Answer::Ready)));
+                // The log half could have answered it, had it known: then it answers the next one.
+                if self.reported.is_none_or(|(told, _)| told < index) {
+                    self.report(out);
+                }
+            }
             Order::Serve { ticket, deadline, index } => {
                 self.reads.insert((index, ticket), deadline);
                 self.due.note(deadline);
@@ -338,7 +363,7 @@ impl<R: StateReader> StateHalf<R> {
     /// The state store may never be ahead of this member's own durable log, or a restart would find applied what it cannot read.
     /// Nor may it hold anything before the log's first write: a state without a log is one that has lost its log.
     ///
-    /// What may leave waits for more, and leaves as one batch.
+    /// What may leave waits for more, and leaves in batches of about `persist_bytes`.
     fn release_batches(&mut self, now: Monotonic, out: &mut Vec<StateEffect<R>>) {
         let (durable, after) = self.durable;
         let held = &mut self.held;
@@ -351,18 +376,22 @@ impl<R: StateReader> StateHalf<R> {
         if held.bytes < self.batch_limits.persist_bytes && now < held.leave_at && !self.machine.is_congested() {
             return;
         }
-        let mut leaving = WriteBatch::default();
-        let mut reached = None;
-        while let Some((number, batch, applied)) = held.batches.pop_front_if(|(_, _, applied)| may_leave(*applied)) {
-            held.bytes -= batch.bytes;
-            leaving.absorb(batch);
-            reached = Some((number, applied));
-        }
         held.leave_at = Monotonic::NEVER;
-        let (number, applied) = reached.expect("the first may leave");
-        self.sync.bytes += leaving.bytes;
-        self.unsynced.push_back((number, applied.index));
-        out.push(StateEffect::Store(StoreWork::Persist { number, batch: leaving, applied, after }));
+        while held.batches.front().is_some_and(|(_, _, applied)| may_leave(*applied)) {
+            let mut leaving = WriteBatch::default();
+            let mut reached = None;
+            while (reached.is_none() || leaving.bytes < self.batch_limits.persist_bytes)
+                && let Some((number, batch, applied)) = held.batches.pop_front_if(|(_, _, applied)| may_leave(*applied))
+            {
+                held.bytes -= batch.bytes;
+                leaving.absorb(batch);
+                reached = Some((number, applied));
+            }
+            let (number, applied) = reached.expect("the first may leave");
+            self.sync.bytes += leaving.bytes;
+            self.unsynced.push_back((number, applied.index));
+            out.push(StateEffect::Store(StoreWork::Persist { number, batch: leaving, applied, after }));
+        }
     }
 
     fn sync_when_due(&mut self, out: &mut Vec<StateEffect<R>>) {
@@ -384,7 +413,9 @@ impl<R: StateReader> StateHalf<R> {
         }
         self.report_at = self.report_at.min(now + self.batch_limits.report_delay);
         let (index, no_space) = reached;
-        let waits = self.reported.is_some_and(|(told, alarm)| alarm == no_space && index.0 < told.0 + self.batch_limits.report_entries);
+        let few = self.unreported_bytes < self.batch_limits.report_bytes;
+        let waits =
+            self.reported.is_some_and(|(told, alarm)| alarm == no_space && few && index.0 < told.0 + self.batch_limits.report_entries);
         if !waits || now >= self.report_at {
             self.report(out);
         }
@@ -400,6 +431,7 @@ impl<R: StateReader> StateHalf<R> {
     fn report(&mut self, out: &mut Vec<StateEffect<R>>) {
         let (index, no_space) = self.reached();
         self.report_at = Monotonic::NEVER;
+        self.unreported_bytes = 0;
         self.reported = Some((index, no_space));
         let stored_bytes = self.stored_bytes + self.machine.unpersisted_bytes();
         out.push(StateEffect::Log(Report::Applied { index, stored_bytes, no_space }));

@@ -55,7 +55,8 @@ fn compact_row<R: StateReader>(store: &mut Store<R>, id: RevisionId, row: &Row, 
         // Superseded at the compact revision. Its settled predecessor, if any, goes when the successor is reached.
         forget(store, key, id);
     } else if !row.is_delete() {
-        batch.put(Table::Settled, settled_key(), row.stored().clone());
+        // In an allocation of its own: what was read back is part of a whole block of the store.
+        batch.put(Table::Settled, settled_key(), Bytes::copy_from_slice(row.stored()));
         if record.has_before(id) {
             store.index.update(key, |record| record.forget_before(id));
         }

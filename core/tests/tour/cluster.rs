@@ -301,7 +301,11 @@ impl Cluster {
                         self.happen(id, Event::State(StateInput::Store(StoreDone::Persisted { number, reader, stored_bytes: 0 })));
                     }
                     StoreWork::Sync => {}
-                    StoreWork::Retire { table, below } => process.store.retire(table, below),
+                    StoreWork::Retire { table, below } => {
+                        process.store.retire(table, below);
+                        let reader = process.store.clone();
+                        self.happen(id, Event::State(StateInput::Store(StoreDone::Retired { reader, stored_bytes: 0 })));
+                    }
                 }
             }
         }

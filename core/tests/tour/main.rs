@@ -1,5 +1,6 @@
 //! A member's two halves. The tour: what happens to one request, from the client to the answer, through all actors of three members. Each trace stands in
-//! DESIGN.md as well, and `design` keeps them equal. `member` has what the log half promises its clients.
+//! DESIGN.md as well, and `design` keeps them equal. `member` has what the log half promises its clients, `state_half` what
+//! it is told.
 
 mod a_lost_leader_leaves_an_unknown_outcome;
 mod a_put_from_client_to_answer;
@@ -9,3 +10,4 @@ mod a_watch_catches_up_from_disk;
 mod cluster;
 mod design;
 mod member;
+mod state_half;

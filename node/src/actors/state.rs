@@ -28,6 +28,7 @@ pub type StateQueue = mpsc::UnboundedSender<StateInput<FjallReader>>;
 pub fn store_done(event: StateEvent, usage: &Usage) -> StateInput<FjallReader> {
     StateInput::Store(match event {
         StateEvent::Persisted(number, reader) => StoreDone::Persisted { number, reader, stored_bytes: usage.stored_bytes() },
+        StateEvent::Retired(reader) => StoreDone::Retired { reader, stored_bytes: usage.stored_bytes() },
         StateEvent::Synced(number) => StoreDone::Synced(number),
         StateEvent::Failed(error) => StoreDone::Failed(format!("the state store failed: {error}")),
     })

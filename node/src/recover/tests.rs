@@ -252,7 +252,11 @@ impl Loner {
                     let StateEvent::Synced(number) = self.events.recv().unwrap() else { panic!("not synced") };
                     self.step(MachineInput::Synced(number));
                 }
-                MachineEffect::Retire { below, .. } => self.persister.retire(below),
+                MachineEffect::Retire { below, .. } => {
+                    self.persister.retire(below);
+                    let StateEvent::Retired(reader) = self.events.recv().unwrap() else { panic!("not retired") };
+                    self.step(MachineInput::Retired(reader));
+                }
                 MachineEffect::Fatal(reason) => panic!("{reason}"),
                 MachineEffect::Reply(..) | MachineEffect::Publish(_) | MachineEffect::Applied(_) => {}
             }

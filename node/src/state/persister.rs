@@ -25,6 +25,8 @@ const MERGE_BYTES: usize = 4 << 20;
 pub enum StateEvent {
     /// Batches through this one are stored, not yet synced; the reader sees them.
     Persisted(BatchNumber, FjallReader),
+    /// Rows were dropped; the reader does not see them.
+    Retired(FjallReader),
     /// Batches through this one are on stable storage.
     Synced(BatchNumber),
     /// The store cannot be written. Nothing more happens.
@@ -133,12 +135,12 @@ fn run(store: StateStore, queue: &mpsc::Receiver<Job>, mut report: impl FnMut(St
                 writer.write(number, batch).map(Done::Persisted)
             }
             Job::Sync => writer.sync().map(Done::Synced),
-            Job::Retire { below } => writer.retire(below).map(|()| Done::Nothing),
+            Job::Retire { below } => writer.retire(below).map(|()| Done::Retired),
         };
         match done {
             Ok(Done::Persisted(number)) => report(StateEvent::Persisted(number, writer.store.reader())),
             Ok(Done::Synced(number)) => report(StateEvent::Synced(number)),
-            Ok(Done::Nothing) => {}
+            Ok(Done::Retired) => report(StateEvent::Retired(writer.store.reader())),
             Err(error) => return report(StateEvent::Failed(writer.store.explain(&error))),
         }
     }
@@ -147,7 +149,7 @@ fn run(store: StateStore, queue: &mpsc::Receiver<Job>, mut report: impl FnMut(St
 enum Done {
     Persisted(BatchNumber),
     Synced(BatchNumber),
-    Nothing,
+    Retired,
 }
 
 struct Writer {

@@ -50,7 +50,7 @@ impl Host {
             match self.events.recv().unwrap() {
                 StateEvent::Synced(number) => return number,
                 StateEvent::Failed(error) => panic!("{error}"),
-                StateEvent::Persisted(..) => {}
+                StateEvent::Persisted(..) | StateEvent::Retired(_) => {}
             }
         }
     }

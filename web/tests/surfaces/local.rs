@@ -280,7 +280,11 @@ impl Host {
                     self.stored(StoreDone::Persisted { number, reader, stored_bytes });
                 }
                 StateEffect::Store(StoreWork::Sync) => self.stored(StoreDone::Synced(self.persisted)),
-                StateEffect::Store(StoreWork::Retire { table, below }) => self.store.retire(table, below),
+                StateEffect::Store(StoreWork::Retire { table, below }) => {
+                    self.store.retire(table, below);
+                    let (reader, stored_bytes) = (self.store.clone(), self.store.bytes());
+                    self.stored(StoreDone::Retired { reader, stored_bytes });
+                }
                 StateEffect::Publish(view) => {
                     self.view = Arc::clone(&view);
                     self.step_hub(HubInput::<MemoryStore>::Published(view));
