@@ -1,7 +1,8 @@
 //! Three real members under load and under fire: the leader killed, all killed, the leader stopped, a flag changed on one after the
-//! other, members cut off in silence; then the history is judged.
+//! other, members cut off in silence; then the history is judged. And what costs in proportion to the store, while others are served.
 
 mod flag_change;
+mod heavy;
 mod partition;
 
 use crate::{
@@ -61,6 +62,9 @@ pub struct Options {
     /// For how many seconds members are cut off in silence: the leader, a follower, and all from all. 0: not at all.
     #[arg(long, value_delimiter = ',', default_values_t = [5, 60, 120])]
     partition_seconds: Vec<u64>,
+    /// Without the commands that cost in proportion to the store.
+    #[arg(long)]
+    skip_heavy: bool,
     /// A short run: two kills of the leader, one of all, one pause of 3 seconds, the leader cut off for 5 seconds.
     #[arg(long)]
     smoke: bool,
@@ -106,8 +110,9 @@ pub fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     server.binary()?;
     network::isolate()?;
     let struck = strikes(server, options)?;
+    let heavy = options.skip_heavy || heavy::run(server, options)?;
     let parted = partition::run(server, options)?;
-    Ok(struck && parted)
+    Ok(struck && heavy && parted)
 }
 
 impl Run {
