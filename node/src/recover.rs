@@ -133,8 +133,8 @@ pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin, memory:
         let identity = Identity { cluster: founding.cluster, member: founding.member };
         Planner::bootstrap(identity, entries, WalSettings::default(), seed())
     });
-    if let Some(cut) = &log.cut {
-        tracing::warn!(target: "quorate", what = cut, "cut a torn tail off the write-ahead log; nothing in it was promised to anyone");
+    if let Some(torn_tail) = &log.torn_tail {
+        tracing::warn!(target: "quorate", what = torn_tail, "cut a torn tail off the write-ahead log; nothing in it was promised to anyone");
     }
     let store = match stored {
         Some(store) => store,
