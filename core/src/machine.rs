@@ -141,7 +141,7 @@ impl<R: StateReader> Machine<R> {
         Arc::clone(&self.view)
     }
 
-    /// Whether `Slice` has work to do.
+    /// Whether `BackgroundWork` has work to do.
     #[must_use]
     pub fn has_background_work(&self) -> bool {
         let compacts = || self.compactor.has_work(self.applier.store.compact_revision, self.behind.persisted().revision);
@@ -180,7 +180,7 @@ impl<R: StateReader> Machine<R> {
                 // Whoever keeps the state published last keeps what was dropped.
                 self.dirty = true;
             }
-            MachineInput::Slice => self.slice(out),
+            MachineInput::BackgroundWork => self.background_work(out),
         }
         self.check_invariants();
     }
@@ -269,7 +269,7 @@ impl<R: StateReader> Machine<R> {
     }
 
     /// Compacts, which gives space back; when there is nothing to compact, takes in a piece of a compaction's hash.
-    fn slice(&mut self, out: &mut Vec<MachineEffect<R>>) {
+    fn background_work(&mut self, out: &mut Vec<MachineEffect<R>>) {
         let (persisted, rows) = (self.behind.persisted().revision, self.limits.slice_rows);
         let Applier { store, batch, .. } = &mut self.applier;
         let changed = match self.compactor.slice(store, persisted, rows, batch) {

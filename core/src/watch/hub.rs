@@ -173,7 +173,7 @@ impl<H: History> WatchHub<H> {
     }
 
     fn on_published(&mut self, view: Arc<H>, out: &mut Outlet<'_>) {
-        if view.revision() < self.view.revision() || view.compacted() < self.view.compacted() {
+        if view.revision() < self.view.revision() || view.compact_revision() < self.view.compact_revision() {
             return;
         }
         self.view = view;
@@ -206,7 +206,7 @@ impl<H: History> WatchHub<H> {
         };
         stream.emit(id, WatchResponse { revision, watch, created: true, ..WatchResponse::default() }, out);
         let owed = if request.start_revision == Revision(0) { revision.next() } else { request.start_revision };
-        let floor = self.view.compacted();
+        let floor = self.view.compact_revision();
         if owed < floor {
             return stream.emit(id, compacted(watch, floor), out);
         }
@@ -437,7 +437,7 @@ impl<H: History> WatchHub<H> {
 
     /// Cancels the members of a group whose next revision is below the floor. Says whether the group's own was.
     fn cancel_compacted(&mut self, group: &mut WatcherGroup, out: &mut Outlet<'_>) -> bool {
-        let floor = self.view.compacted();
+        let floor = self.view.compact_revision();
         if group.cursor.next() >= floor {
             return false;
         }

@@ -96,8 +96,8 @@ pub struct WatchRequest {
 pub trait History {
     /// As [`View::revision`].
     fn revision(&self) -> Revision;
-    /// As [`View::compacted`].
-    fn compacted(&self) -> Revision;
+    /// As [`View::compact_revision`].
+    fn compact_revision(&self) -> Revision;
     /// As [`View::events`].
     fn events(&self, after: Revision, limit: usize, bytes: usize) -> Result<Vec<Event>, Refusal>;
     /// As [`View::at`].
@@ -108,8 +108,8 @@ impl<R: StateReader> History for View<R> {
     fn revision(&self) -> Revision {
         Self::revision(self)
     }
-    fn compacted(&self) -> Revision {
-        Self::compacted(self)
+    fn compact_revision(&self) -> Revision {
+        Self::compact_revision(self)
     }
     fn events(&self, after: Revision, limit: usize, bytes: usize) -> Result<Vec<Event>, Refusal> {
         Self::events(self, after, limit, bytes)
