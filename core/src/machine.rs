@@ -20,7 +20,7 @@ use crate::mvcc::store::{Store, after};
 use crate::storage::{ReadFailed, StateReader, Table, WriteBatch};
 use crate::types::{BatchNumber, Boot, LogId, MemberId, RequestId};
 use alloc::{format, string::String, sync::Arc, vec::Vec};
-use apply::{Answer, Applier, Broken};
+use apply::{AppliedReply, Applier, Broken};
 use compaction_hashes::CompactionHashes;
 use compactor::Compactor;
 use write_behind::{Reached, WriteBehind};
@@ -207,8 +207,8 @@ impl<R: StateReader> Machine<R> {
         self.check_invariants();
     }
 
-    fn take_answer(&mut self, answer: Option<Answer>) {
-        let Some(Answer { request, reply, physical }) = answer else { return };
+    fn take_answer(&mut self, answer: Option<AppliedReply>) {
+        let Some(AppliedReply { request, reply, physical }) = answer else { return };
         match (reply, physical) {
             (Ok(reply), Some(revision)) => {
                 let now = self.compactor.wait(revision, request, reply);

@@ -31,7 +31,7 @@ struct Gap {
 
 /// The entries from `base` (exclusive) to `end`.
 #[derive(Debug)]
-pub(super) struct Log {
+pub(super) struct SegmentedLog {
     pub segments: VecDeque<Segment>,
     /// Where each term starts, `base` first: the term of every entry without reading it.
     terms: VecDeque<LogId>,
@@ -62,7 +62,7 @@ impl Segment {
     }
 }
 
-impl Log {
+impl SegmentedLog {
     pub fn new(base: LogId) -> Self {
         Self { segments: VecDeque::new(), terms: VecDeque::from([base]), end: base.index }
     }

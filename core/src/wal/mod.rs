@@ -16,7 +16,7 @@ use crate::types::{Boot, ClusterId, LogId, LogIndex, MemberId, SegmentId, Term};
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 use bytes::Bytes;
 use core::fmt;
-use record::Read;
+use record::ReadRecord;
 use serde::{Deserialize, Serialize};
 
 /// What the log records. Append-only: variant numbers are on disk.
@@ -170,14 +170,14 @@ pub fn read_entries(location: Location, bytes: &Bytes) -> Result<Vec<Entry>, Wal
     while at < bytes.len() {
         let offset = location.offset + at as u64;
         match record::read(&bytes[at..], location.segment, None, offset)? {
-            Read::Record { record, taken, .. } => {
+            ReadRecord::Record { record, taken, .. } => {
                 if let Record::Entry(entry) = record {
                     entries.push(entry);
                 }
                 at += taken;
             }
-            Read::Short => break,
-            Read::Nothing => {
+            ReadRecord::Short => break,
+            ReadRecord::Nothing => {
                 let what = "there is no whole record where one was written".into();
                 return Err(WalDamage::Corrupt { segment: location.segment, offset, what });
             }

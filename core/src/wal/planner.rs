@@ -1,6 +1,6 @@
 //! The writing side: records in, operations out. Planning cannot fail; what can is the disk, and that ends this life of the member.
 
-use super::log::{Log, Segment};
+use super::log::{Segment, SegmentedLog};
 use super::record::{Incarnation, LogPosition, encode, preamble};
 use super::{Identity, Location, Record, Recovered, SegmentHeader, WalSettings};
 use crate::entry::Entry;
@@ -29,7 +29,7 @@ pub struct Planner {
     seeds: ChaCha8Rng,
     identity: Identity,
     state: HardState,
-    log: Log,
+    log: SegmentedLog,
     /// The segment being written.
     incarnation: Incarnation,
     /// The write in the making: operations that are complete, then bytes that start at `start` in the current segment.
@@ -77,7 +77,7 @@ pub(super) struct InitialState {
     pub identity: Identity,
     /// `boot` is the one that ended.
     pub state: HardState,
-    pub log: Log,
+    pub log: SegmentedLog,
     /// Where the last record ends.
     pub end: LogPosition,
     pub resume: Resume,
@@ -94,7 +94,7 @@ impl Planner {
             seed,
             identity: identity.clone(),
             state: HardState::default(),
-            log: Log::new(LogId::default()),
+            log: SegmentedLog::new(LogId::default()),
             end: LogPosition::default(),
             resume: Resume::Fresh { newest: SegmentId(0), torn_tails: Vec::new() },
             spares: VecDeque::new(),

@@ -184,7 +184,7 @@ pub(super) fn read_header(bytes: &[u8]) -> Option<RecordHeader> {
 
 /// A record, or why there is none at this position.
 #[derive(Debug)]
-pub(super) enum Read {
+pub(super) enum ReadRecord {
     Record {
         header: RecordHeader,
         record: Record,
@@ -198,25 +198,25 @@ pub(super) enum Read {
 }
 
 /// The record at the front of `bytes`. `offset` is for the error text.
-pub(super) fn read(bytes: &[u8], segment: SegmentId, seed: Option<u64>, offset: u64) -> Result<Read, WalDamage> {
+pub(super) fn read(bytes: &[u8], segment: SegmentId, seed: Option<u64>, offset: u64) -> Result<ReadRecord, WalDamage> {
     if bytes.len() < HEADER {
-        return Ok(Read::Short);
+        return Ok(ReadRecord::Short);
     }
-    let Some(header) = read_header(bytes) else { return Ok(Read::Nothing) };
+    let Some(header) = read_header(bytes) else { return Ok(ReadRecord::Nothing) };
     if header.incarnation.segment != segment || seed.is_some_and(|seed| seed != header.incarnation.seed) {
-        return Ok(Read::Nothing);
+        return Ok(ReadRecord::Nothing);
     }
     if header.version > WAL_VERSION {
         return Err(WalDamage::Newer { segment, offset, version: header.version });
     }
     let length = header.length as usize;
     let taken = HEADER + padded(length);
-    let Some(body) = bytes.get(HEADER..taken) else { return Ok(Read::Short) };
+    let Some(body) = bytes.get(HEADER..taken) else { return Ok(ReadRecord::Short) };
     if crc32c_append(halves(header.incarnation.seed).1, body) != header.body_checksum {
-        return Ok(Read::Nothing);
+        return Ok(ReadRecord::Nothing);
     }
     match postcard::take_from_bytes(&body[..length]) {
-        Ok((record, [])) => Ok(Read::Record { header, record, taken }),
+        Ok((record, [])) => Ok(ReadRecord::Record { header, record, taken }),
         _ => Err(WalDamage::Corrupt { segment, offset, what: "the checksum holds but the record does not decode".into() }),
     }
 }

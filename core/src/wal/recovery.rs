@@ -6,9 +6,11 @@
 //! torn tail. The sectors of a write that was not synced land in any order, so a whole record behind an end proves nothing, but
 //! what it calls synced was synced.
 
-use super::log::{Log, Segment};
+use super::log::{Segment, SegmentedLog};
 use super::planner::{HardState, InitialState, Planner, Resume};
-use super::record::{Incarnation, LogPosition, Preamble, RECORDS_START, Read, holds_mark, read, read_preamble, scan, segment_file_name};
+use super::record::{
+    Incarnation, LogPosition, Preamble, RECORDS_START, ReadRecord, holds_mark, read, read_preamble, scan, segment_file_name,
+};
 use super::{Identity, Record, Recovered, SegmentHeader, WalDamage, WalSettings};
 use crate::entry::Entry;
 use crate::mutant::{Mutant, planted};
@@ -28,14 +30,14 @@ pub struct Recovery {
     fed: Option<SegmentId>,
     identity: Option<Identity>,
     state: HardState,
-    log: Log,
+    log: SegmentedLog,
     entries: VecDeque<Entry>,
     /// The newest position that a record calls synced.
     synced_through: LogPosition,
     /// Where the newest record ends that was taken in.
     content: LogPosition,
     /// Ends that no later segment has named yet, in order of position.
-    ends: Vec<End>,
+    ends: Vec<SegmentEnd>,
     /// The newest segment that was written to, and whether its front is whole.
     newest: Option<(Incarnation, bool)>,
     /// Files behind it.
@@ -45,7 +47,7 @@ pub struct Recovery {
 }
 
 #[derive(Debug)]
-struct End {
+struct SegmentEnd {
     position: LogPosition,
     what: &'static str,
     /// For a look behind it, if nobody names it. Two or three segments are held at a time.
@@ -64,7 +66,7 @@ impl Recovery {
             fed: None,
             identity: None,
             state: HardState::default(),
-            log: Log::new(LogId::default()),
+            log: SegmentedLog::new(LogId::default()),
             entries: VecDeque::new(),
             synced_through: LogPosition::default(),
             content: LogPosition::default(),
@@ -116,7 +118,12 @@ impl Recovery {
             None => (self.read_chain(incarnation, bytes)?, "there is no whole record"),
         };
         self.newest = Some((incarnation, offset > RECORDS_START as u64));
-        self.ends.push(End { position: LogPosition { segment, offset }, what, incarnation: Some(incarnation), bytes: bytes.clone() });
+        self.ends.push(SegmentEnd {
+            position: LogPosition { segment, offset },
+            what,
+            incarnation: Some(incarnation),
+            bytes: bytes.clone(),
+        });
         Ok(())
     }
 
@@ -184,7 +191,8 @@ impl Recovery {
         let mut at = RECORDS_START;
         loop {
             let offset = at as u64;
-            let Read::Record { header, record, taken } = read(&bytes[at..], incarnation.segment, Some(incarnation.seed), offset)? else {
+            let ReadRecord::Record { header, record, taken } = read(&bytes[at..], incarnation.segment, Some(incarnation.seed), offset)?
+            else {
                 return Ok(offset);
             };
             let position = LogPosition { segment: incarnation.segment, offset };
@@ -217,7 +225,7 @@ impl Recovery {
         match &self.identity {
             None => {
                 let segments = core::mem::take(&mut self.log.segments);
-                self.log = Log::new(end);
+                self.log = SegmentedLog::new(end);
                 self.log.segments = segments;
                 self.identity = Some(identity);
             }
@@ -303,7 +311,7 @@ impl Recovery {
         for (ahead, length) in (1..=count).rev().zip(self.spares.drain(..)) {
             let segment = SegmentId(before.0 - ahead);
             self.log.segments.push_back(Segment::new(segment, length, None));
-            self.ends.push(End {
+            self.ends.push(SegmentEnd {
                 position: LogPosition { segment, offset: 0 },
                 what: "the preamble is missing",
                 incarnation: None,
@@ -317,6 +325,6 @@ fn corrupt(position: LogPosition, what: String) -> WalDamage {
     WalDamage::Corrupt { segment: position.segment, offset: position.offset, what }
 }
 
-fn describe_torn_tail(end: &End) -> String {
+fn describe_torn_tail(end: &SegmentEnd) -> String {
     format!("{} cut at offset {}: a write that was never synced was torn", segment_file_name(end.position.segment), end.position.offset)
 }

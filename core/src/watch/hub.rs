@@ -193,8 +193,8 @@ impl<H: History> WatchHub<H> {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         // Above the hub's own bound a stream has as many as it has already.
         let watches_max = if self.watches < self.limits.hub_watches { self.limits.stream_watches } else { stream.watches.len() };
-        let (watch, interest) = match admit(stream, request, watches_max) {
-            Ok(admitted) => admitted,
+        let (watch, interest) = match check_request(stream, request, watches_max) {
+            Ok(checked) => checked,
             Err(reason) => {
                 let canceled = Some(reason);
                 return stream.emit(
@@ -602,7 +602,7 @@ fn compacted(watch: WatchId, floor: Revision) -> WatchResponse {
 }
 
 /// Checks a request and gives it an id.
-fn admit(stream: &mut Stream, request: &WatchRequest, watches_max: usize) -> Result<(WatchId, Interest), Canceled> {
+fn check_request(stream: &mut Stream, request: &WatchRequest, watches_max: usize) -> Result<(WatchId, Interest), Canceled> {
     let interest = Interest::new(request).ok_or(Canceled::EmptyRange)?;
     if request.start_revision < Revision(0) {
         return Err(Canceled::NegativeStart);

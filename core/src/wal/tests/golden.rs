@@ -16,7 +16,8 @@ fn encoded(record: &Record) -> String {
     let mut bytes = Vec::new();
     encode(record, INCARNATION, SYNCED, &mut bytes);
     assert_eq!(bytes.len() % 8, 0);
-    let Ok(Read::Record { header, record: read, taken }) = record::read(&bytes, INCARNATION.segment, Some(INCARNATION.seed), 0) else {
+    let Ok(ReadRecord::Record { header, record: read, taken }) = record::read(&bytes, INCARNATION.segment, Some(INCARNATION.seed), 0)
+    else {
         panic!("does not read back: {record:?}")
     };
     assert_eq!((&read, taken, header.synced_through, header.incarnation), (record, bytes.len(), SYNCED, INCARNATION));
