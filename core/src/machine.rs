@@ -20,7 +20,7 @@ use crate::mvcc::store::{Store, after};
 use crate::storage::{ReadFailed, StateReader, Table, WriteBatch};
 use crate::types::{BatchNumber, Boot, LogId, MemberId, RequestId};
 use alloc::{format, string::String, sync::Arc, vec::Vec};
-use apply::{Answer, Applier, Broken};
+use apply::{AppliedReply, Applier, Broken};
 use compaction_hashes::CompactionHashes;
 use compactor::Compactor;
 use write_behind::{Reached, WriteBehind};
@@ -141,7 +141,7 @@ impl<R: StateReader> Machine<R> {
         Arc::clone(&self.view)
     }
 
-    /// Whether `Slice` has work to do.
+    /// Whether `BackgroundWork` has work to do.
     #[must_use]
     pub fn has_background_work(&self) -> bool {
         let compacts = || self.compactor.has_work(self.applier.store.compact_revision, self.behind.persisted().revision);
@@ -180,7 +180,7 @@ impl<R: StateReader> Machine<R> {
                 // Whoever keeps the state published last keeps what was dropped.
                 self.dirty = true;
             }
-            MachineInput::Slice => self.slice(out),
+            MachineInput::BackgroundWork => self.background_work(out),
         }
         self.check_invariants();
     }
@@ -207,8 +207,8 @@ impl<R: StateReader> Machine<R> {
         self.check_invariants();
     }
 
-    fn take_answer(&mut self, answer: Option<Answer>) {
-        let Some(Answer { request, reply, physical }) = answer else { return };
+    fn take_answer(&mut self, answer: Option<AppliedReply>) {
+        let Some(AppliedReply { request, reply, physical }) = answer else { return };
         match (reply, physical) {
             (Ok(reply), Some(revision)) => {
                 let now = self.compactor.wait(revision, request, reply);
@@ -269,7 +269,7 @@ impl<R: StateReader> Machine<R> {
     }
 
     /// Compacts, which gives space back; when there is nothing to compact, takes in a piece of a compaction's hash.
-    fn slice(&mut self, out: &mut Vec<MachineEffect<R>>) {
+    fn background_work(&mut self, out: &mut Vec<MachineEffect<R>>) {
         let (persisted, rows) = (self.behind.persisted().revision, self.limits.slice_rows);
         let Applier { store, batch, .. } = &mut self.applier;
         let changed = match self.compactor.slice(store, persisted, rows, batch) {

@@ -17,7 +17,7 @@ impl History for OnePut {
     fn revision(&self) -> Revision {
         Revision(2)
     }
-    fn compacted(&self) -> Revision {
+    fn compact_revision(&self) -> Revision {
         Revision(-1)
     }
     fn events(&self, after: Revision, _limit: usize, _: usize) -> Result<Vec<Event>, Refusal> {

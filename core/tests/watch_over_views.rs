@@ -1,4 +1,4 @@
-//! Watches on a real store: written, persisted, compacted, swept and retired while they read, live from memory and late from
+//! Watches on a real store: written, persisted, compacted and retired while they read, live from memory and late from
 //! disk. What each is given is compared with a list of every change there was.
 
 #[path = "support/rows.rs"]
@@ -213,7 +213,7 @@ impl World {
         }
         let mut out = Vec::new();
         self.machine.step(MachineInput::Persisted(self.persisted, self.store.clone()), &mut out);
-        self.machine.step(MachineInput::Slice, &mut out);
+        self.machine.step(MachineInput::BackgroundWork, &mut out);
         self.machine.flush(&mut out);
         self.carry_out(out);
         self.sync();
@@ -240,7 +240,7 @@ impl World {
             }
             let mut watch = self.watches.remove(&response.watch).expect("a watch that was not cancelled");
             if let Some(reason) = response.canceled {
-                let floor = self.view.compacted();
+                let floor = self.view.compact_revision();
                 assert_eq!(reason, Canceled::Compacted(floor));
                 let next = self.owed(&watch).get(watch.given).map_or(self.view.revision(), |change| change.revision);
                 assert!(watch.owed_from < floor, "started at {}, floor {floor}, next owed {next}", watch.owed_from);
@@ -249,7 +249,7 @@ impl World {
             }
             let owed = self.owed(&watch);
             let to = watch.given + response.events.len();
-            let floor = self.view.compacted();
+            let floor = self.view.compact_revision();
             let told = owed[watch.given..to].iter().map(|change| WatchEvent {
                 kind: change.kind,
                 kv: change.kv.clone(),
@@ -274,7 +274,7 @@ impl World {
             1 => Bytes::from_static(b"\0"),
             _ => Bytes::from_static(b"k06"),
         };
-        let (floor, newest) = (self.view.compacted().0.max(1), self.view.revision().0);
+        let (floor, newest) = (self.view.compact_revision().0.max(1), self.view.revision().0);
         let start = if self.below(4) == 0 { 0 } else { floor + i64::from(self.below(u32::try_from(newest - floor + 2).expect("short"))) };
         let key = if end == "k06" { Bytes::from_static(b"k03") } else { self.key() };
         let prev_kv = self.below(2) == 0;

@@ -1,6 +1,6 @@
 //! What this member was told to be: flags and environment, checked by etcd's rules and with its words.
 
-use crate::flags::{self, Given, Usage};
+use crate::flags::{self, Given, UsageError};
 use crate::memory::{BUDGET_LEAST_BYTES, MemoryBudget};
 use crate::url::Url;
 use quorate_core::member::COMMAND_BYTES;
@@ -80,7 +80,7 @@ impl Config {
     ///
     /// # Errors
     /// What to print and how to exit, also for `--help` and `--version`.
-    pub fn from_process() -> Result<Self, Usage> {
+    pub fn from_process() -> Result<Self, UsageError> {
         Self::read(std::env::args_os().skip(1), std::env::vars_os())
     }
 
@@ -89,9 +89,9 @@ impl Config {
     pub fn read(
         arguments: impl IntoIterator<Item = OsString>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
-    ) -> Result<Self, Usage> {
+    ) -> Result<Self, UsageError> {
         let given = flags::read(arguments, environment)?;
-        Self::from_given(&given).map_err(|invalid| invalid.usage(&given))
+        Self::from_given(&given).map_err(|invalid| invalid.usage_error(&given))
     }
 
     fn from_given(given: &Given) -> Result<Self, Invalid> {
@@ -188,10 +188,10 @@ impl From<String> for Invalid {
 
 impl Invalid {
     /// As etcd: a command line that cannot be read exits with 2, everything else with 1.
-    fn usage(self, given: &Given) -> Usage {
+    fn usage_error(self, given: &Given) -> UsageError {
         match self {
-            Self::Value { name, message } if !given.from_environment.contains(name) => Usage::wrong(message, 2),
-            Self::Value { message, .. } | Self::Configuration(message) => Usage::wrong(message, 1),
+            Self::Value { name, message } if !given.from_environment.contains(name) => UsageError::wrong(message, 2),
+            Self::Value { message, .. } | Self::Configuration(message) => UsageError::wrong(message, 1),
         }
     }
 }

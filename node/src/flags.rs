@@ -207,14 +207,14 @@ pub struct Given {
 
 /// Why a command line is not taken, and how the process should end over it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Usage {
+pub struct UsageError {
     pub message: String,
     pub exit: u8,
     /// For `--help` and `--version`: the message goes to standard output.
     pub asked: bool,
 }
 
-impl Usage {
+impl UsageError {
     pub(crate) fn wrong(message: impl Into<String>, exit: u8) -> Self {
         Self { message: message.into(), exit, asked: false }
     }
@@ -235,15 +235,15 @@ pub(crate) fn variable(name: &str) -> String {
 /// Reads the arguments (without the program's name) and the environment.
 ///
 /// # Errors
-/// [`Usage`] with the text to print: also for `--help` and `--version`.
+/// [`UsageError`] with the text to print: also for `--help` and `--version`.
 pub fn read(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Result<Given, Usage> {
+) -> Result<Given, UsageError> {
     let normal = normalise(arguments)?;
     let matches = command().try_get_matches_from(normal).map_err(|error| {
         let asked = !error.use_stderr();
-        Usage { message: error.render().to_string().trim_end().to_owned(), exit: if asked { 0 } else { 2 }, asked }
+        UsageError { message: error.render().to_string().trim_end().to_owned(), exit: if asked { 0 } else { 2 }, asked }
     })?;
     if matches.get_flag("version") {
         let message = format!(
@@ -252,7 +252,7 @@ pub fn read(
             std::env::consts::OS,
             std::env::consts::ARCH
         );
-        return Err(Usage { message, exit: 0, asked: true });
+        return Err(UsageError { message, exit: 0, asked: true });
     }
     let mut given = Given::default();
     for flag in FLAGS {
@@ -266,13 +266,13 @@ pub fn read(
 }
 
 /// Brings every form etcd takes into `--name=value`.
-fn normalise(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, Usage> {
+fn normalise(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, UsageError> {
     let mut normal = vec![OsString::from("quorate")];
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
-        let text = argument.to_str().ok_or_else(|| Usage::wrong(format!("{argument:?} is not valid UTF-8"), 2))?;
+        let text = argument.to_str().ok_or_else(|| UsageError::wrong(format!("{argument:?} is not valid UTF-8"), 2))?;
         let Some(body) = text.strip_prefix("--").or_else(|| text.strip_prefix('-')).filter(|body| !body.is_empty()) else {
-            return Err(Usage::wrong(format!("{text:?} is not a valid flag"), 1));
+            return Err(UsageError::wrong(format!("{text:?} is not a valid flag"), 1));
         };
         let (name, value) = body.split_once('=').map_or((body, None), |(name, value)| (name, Some(value.to_owned())));
         if matches!(name, "h" | "help" | "version") {
@@ -290,8 +290,8 @@ fn normalise(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<OsStri
             (Some(value), _) => value,
             (None, Kind::Boolean) => "true".to_owned(),
             (None, Kind::Text) => match arguments.next() {
-                Some(value) => value.into_string().map_err(|raw| Usage::wrong(format!("{raw:?} is not valid UTF-8"), 2))?,
-                None => return Err(Usage::wrong(format!("flag needs an argument: -{name}"), 2)),
+                Some(value) => value.into_string().map_err(|raw| UsageError::wrong(format!("{raw:?} is not valid UTF-8"), 2))?,
+                None => return Err(UsageError::wrong(format!("flag needs an argument: -{name}"), 2)),
             },
         };
         normal.push(format!("--{name}={value}").into());
@@ -327,7 +327,7 @@ fn help(flag: &Flag) -> StyledStr {
     format!("{}{default}", flag.help).into()
 }
 
-fn read_environment(environment: impl IntoIterator<Item = (OsString, OsString)>, given: &mut Given) -> Result<(), Usage> {
+fn read_environment(environment: impl IntoIterator<Item = (OsString, OsString)>, given: &mut Given) -> Result<(), UsageError> {
     let known: BTreeMap<String, &Flag> = FLAGS.iter().map(|flag| (variable(flag.name), flag)).collect();
     let mut found: Vec<(String, String)> = environment
         .into_iter()
@@ -345,7 +345,7 @@ fn read_environment(environment: impl IntoIterator<Item = (OsString, OsString)>,
             continue;
         };
         if given.values.contains_key(flag.name) {
-            return Err(Usage::wrong(
+            return Err(UsageError::wrong(
                 format!(
                     "conflicting environment variable {name:?} is shadowed by corresponding command-line flag (either unset environment variable or disable flag)"
                 ),
@@ -358,7 +358,7 @@ fn read_environment(environment: impl IntoIterator<Item = (OsString, OsString)>,
     Ok(())
 }
 
-fn check_support(given: &mut Given) -> Result<(), Usage> {
+fn check_support(given: &mut Given) -> Result<(), UsageError> {
     for (name, value) in &given.values {
         let flag = find(name).expect("only known options are kept");
         match flag.support {
@@ -366,7 +366,7 @@ fn check_support(given: &mut Given) -> Result<(), Usage> {
             Support::Ignored => given.warnings.push(format!("flag --{name} has no effect here and will not be accepted in release 1.0")),
             Support::DefaultOnly if is_default(flag, value) => {}
             Support::DefaultOnly => {
-                return Err(Usage::wrong(
+                return Err(UsageError::wrong(
                     format!("--{name} is not supported by this release (value {value:?}): what it asks for would not happen"),
                     1,
                 ));

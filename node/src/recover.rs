@@ -45,7 +45,7 @@ pub enum Origin {
 
 /// What a member starts from.
 #[derive(Debug)]
-pub struct Recovery {
+pub struct RecoveredMember {
     pub identity: Identity,
     pub boot: Boot,
     /// The log was made in this life.
@@ -62,7 +62,7 @@ pub struct Recovery {
 ///
 /// # Errors
 /// Why this member must not start, naming the file and what to do.
-pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin, memory: MemoryBudget) -> Result<Recovery, String> {
+pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin, memory: MemoryBudget) -> Result<RecoveredMember, String> {
     let mut phases = Phases::default();
     let found = wal::list(directory.wal()).map_err(|error| error.to_string())?;
     let segments = &found.segments;
@@ -133,8 +133,8 @@ pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin, memory:
         let identity = Identity { cluster: founding.cluster, member: founding.member };
         Planner::bootstrap(identity, entries, WalSettings::default(), seed())
     });
-    if let Some(cut) = &log.cut {
-        tracing::warn!(target: "quorate", what = cut, "cut a torn tail off the write-ahead log; nothing in it was promised to anyone");
+    if let Some(torn_tail) = &log.torn_tail {
+        tracing::warn!(target: "quorate", what = torn_tail, "cut a torn tail off the write-ahead log; nothing in it was promised to anyone");
     }
     let store = match stored {
         Some(store) => store,
@@ -157,7 +157,7 @@ pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin, memory:
         applied = applied.0, replayed = log.entries.len(), founded, state_ms, log_ms, index_ms, "recovered"
     );
     let announced = announced(&log.entries);
-    Ok(Recovery { identity, boot: log.boot, founded, announced, log, store, machine, bootstrap })
+    Ok(RecoveredMember { identity, boot: log.boot, founded, announced, log, store, machine, bootstrap })
 }
 
 fn state_lost(directory: &DataDir, why: &str, base: LogIndex) -> String {

@@ -8,7 +8,7 @@ use crate::{
     identity::Founding,
     listen::{self, Bound, Served},
     memory::{ANSWERS, LOG_TAIL, PEER_INBOX, PROPOSALS, RECEIVED, UNAPPLIED_LOG, WATCH_RESPONSES},
-    recover::{self, Origin, Recovery},
+    recover::{self, Origin, RecoveredMember},
     state::Persister,
     transport::{PeerEvent, PeerSettings, Transport},
     wal::Wal,
@@ -100,8 +100,14 @@ fn greet(config: &Config, directory: &DataDir, clients: &[Bound]) {
     );
 }
 
-async fn serve(config: Config, directory: DataDir, recovered: Recovery, clients: Vec<Bound>, peers: Vec<Bound>) -> Result<(), String> {
-    let Recovery { identity, boot, announced, log, store, machine, bootstrap, .. } = recovered;
+async fn serve(
+    config: Config,
+    directory: DataDir,
+    recovered: RecoveredMember,
+    clients: Vec<Bound>,
+    peers: Vec<Bound>,
+) -> Result<(), String> {
+    let RecoveredMember { identity, boot, announced, log, store, machine, bootstrap, .. } = recovered;
     let clock = Clock;
     let mut chance = ChaCha20Rng::from_os_rng();
     let mut seed = [0; 32];

@@ -194,7 +194,7 @@ impl Wal {
             metrics.kept_bytes.inc_by(std::fs::metadata(&path).map_err(failed("look at", &path))?.len());
         }
         let (writes, queue) = mpsc::channel(QUEUED_WRITES);
-        let writer = Writer {
+        let writer = WalWriter {
             directory: directory.to_owned(),
             directory_file: File::open(directory).map_err(failed("open", directory))?,
             files: BTreeMap::new(),
@@ -283,7 +283,7 @@ impl fmt::Display for WalStopped {
 
 impl std::error::Error for WalStopped {}
 
-struct Writer<L> {
+struct WalWriter<L> {
     directory: PathBuf,
     directory_file: File,
     files: BTreeMap<SegmentId, File>,
@@ -294,7 +294,7 @@ struct Writer<L> {
     listener: L,
 }
 
-impl<L: WalListener> Writer<L> {
+impl<L: WalListener> WalWriter<L> {
     fn run(mut self, mut queue: mpsc::Receiver<(WriteNumber, Vec<WalOp>)>) {
         let mut batch = Vec::with_capacity(WRITES_PER_BATCH);
         while queue.blocking_recv_many(&mut batch, WRITES_PER_BATCH) > 0 {

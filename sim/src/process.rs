@@ -63,11 +63,11 @@ impl World {
             Ok(machine) => machine,
             Err(failed) => return self.on_unreadable(member, &failed, base == LogIndex(0)),
         };
-        if recovered.cut.is_some() {
+        if recovered.torn_tail.is_some() {
             self.tally.mattered(FaultClass::Torn);
         }
         self.trace.tell(self.now, || {
-            let (term, base, cut) = (recovered.term, recovered.base, &recovered.cut);
+            let (term, base, cut) = (recovered.term, recovered.base, &recovered.torn_tail);
             format!("member {member} starts: boot {boot}, term {term}, log from {base}, applied {applied}, cut {cut:?}")
         });
         let host = &mut self.members[member];

@@ -1,5 +1,6 @@
 //! Judges real processes from outside: the same commands, requests, faults and benchmarks against etcd 3.7.1 and Quorate.
 
+mod benchmark;
 mod chaos;
 mod compare;
 mod fuzz;
@@ -9,7 +10,6 @@ mod network;
 mod normalise;
 mod peers;
 mod process;
-mod ratios;
 mod recorder;
 mod wire;
 mod witness;
@@ -38,7 +38,7 @@ enum Suite {
     /// Give members bad input, damaged files, full disks and impostors: clear errors, nothing lost, the healthy unharmed.
     Hostile(hostile::Options),
     /// Run etcd's own benchmark interleaved against both and print rates, percentiles, server CPU per operation and ratios.
-    Ratios(ratios::Options),
+    Benchmark(benchmark::Options),
     /// Kill, stop and cut off real members under load, then judge the history: nothing acknowledged lost, linearizable, watches whole.
     Chaos(chaos::Options),
 }
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         Suite::Compare(options) => compare::run(&options),
         Suite::Fuzz(options) => fuzz::run(&options),
         Suite::Hostile(options) => hostile::run(&options),
-        Suite::Ratios(options) => ratios::run(&options),
+        Suite::Benchmark(options) => benchmark::run(&options),
         Suite::Chaos(options) => chaos::run(&options),
     };
     match outcome {

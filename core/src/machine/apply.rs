@@ -14,7 +14,7 @@ use crate::mvcc::hash::RunningHash;
 use crate::mvcc::hash_kv::HashWalk;
 use crate::mvcc::stop::Stop;
 use crate::mvcc::store::Store;
-use crate::mvcc::txn::{self, Writer};
+use crate::mvcc::txn::{self, TxnWriter};
 use crate::storage::{RowOp, StateReader, Table, WriteBatch, recent_key};
 use crate::types::{Boot, LogId, MemberId, RequestId, Revision};
 use alloc::{
@@ -32,7 +32,7 @@ pub(super) struct Broken(pub String);
 
 /// The answer to a request of this life.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct AppliedReply {
     pub request: RequestId,
     pub reply: Result<Reply, Rejection>,
     /// Of a physical compaction: its revision, below which rows must be gone first.
@@ -114,7 +114,7 @@ impl<R: StateReader> Applier<R> {
 
     /// Carries out the next entry; one that was carried out before changes nothing. After an error the state is half changed and
     /// must not be looked at again.
-    pub fn apply(&mut self, entry: &Entry) -> Result<Option<Answer>, Broken> {
+    pub fn apply(&mut self, entry: &Entry) -> Result<Option<AppliedReply>, Broken> {
         if entry.id.index <= self.applied.index {
             return Ok(None);
         }
@@ -128,7 +128,7 @@ impl<R: StateReader> Applier<R> {
         Ok(answer)
     }
 
-    fn apply_payload(&mut self, entry: &Entry) -> Result<Option<Answer>, Broken> {
+    fn apply_payload(&mut self, entry: &Entry) -> Result<Option<AppliedReply>, Broken> {
         match &entry.payload {
             Payload::Empty => Ok(None),
             Payload::Configuration { configuration, .. } => {
@@ -151,7 +151,7 @@ impl<R: StateReader> Applier<R> {
                     Command::Compact(Compact { revision, physical: true }) if reply.is_ok() => Some(revision),
                     _ => None,
                 };
-                Ok(answers.then_some(Answer { request: *request, reply, physical }))
+                Ok(answers.then_some(AppliedReply { request: *request, reply, physical }))
             }
         }
     }
@@ -182,9 +182,9 @@ impl<R: StateReader> Applier<R> {
         }
     }
 
-    fn write<T>(&mut self, answers: bool, run: impl FnOnce(&mut Writer<'_, R>) -> Result<T, Stop>) -> Result<T, Stop> {
+    fn write<T>(&mut self, answers: bool, run: impl FnOnce(&mut TxnWriter<'_, R>) -> Result<T, Stop>) -> Result<T, Stop> {
         let mut rows = Vec::new();
-        let reply = run(&mut Writer::new(&mut self.store, &mut rows, answers))?;
+        let reply = run(&mut TxnWriter::new(&mut self.store, &mut rows, answers))?;
         for (id, row) in rows {
             self.digest.word(id.main.0.cast_unsigned());
             self.digest.bytes(row.stored());

@@ -18,10 +18,10 @@ pub enum MachineInput<R: StateReader> {
     /// The rows that were to be dropped are gone; `reader` does not see them.
     Retired(R),
     /// Do one bounded slice of background work, if there is any.
-    Slice,
+    BackgroundWork,
 }
 
-/// A flush emits in this order: `Publish`, every `Reply` since the last flush, `Commit`, `Applied`. So whoever has an answer and then
+/// A flush emits in this order: `Publish`, every `Reply` since the last flush, `Persist`, `Applied`. So whoever has an answer and then
 /// reads from this member sees what the answer speaks of. The others come as they arise.
 #[derive(Clone, Debug)]
 pub enum MachineEffect<R: StateReader> {
@@ -58,7 +58,7 @@ impl<R: StateReader> fmt::Display for MachineInput<R> {
             Self::Persisted(number, _) => write!(f, "persisted batch {number}"),
             Self::Synced(number) => write!(f, "synced batch {number}"),
             Self::Retired(_) => write!(f, "retired"),
-            Self::Slice => write!(f, "slice"),
+            Self::BackgroundWork => write!(f, "background work"),
         }
     }
 }

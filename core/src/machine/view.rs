@@ -47,7 +47,7 @@ impl<R: StateReader> View<R> {
 
     /// The compact revision F: the oldest readable one; -1 before the first compaction.
     #[must_use]
-    pub fn compacted(&self) -> Revision {
+    pub fn compact_revision(&self) -> Revision {
         self.store.compact_revision
     }
 

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The [`LogHalf`] serves what must never wait: heartbeats, votes, read rounds, the log. The [`StateHalf`] does what costs in
-//! proportion to a command or to the store: apply, answers from it, publishing, sweeping, writing behind. A host gives each a thread
+//! proportion to a command or to the store: apply, answers from it, publishing, compacting, writing behind. A host gives each a thread
 //! of its own and only carries out effects and moves bytes: every decision is in here, and the simulator runs exactly these two.
 //!
 //! **A ticket is answered exactly once, by the half that has it.** A client's request comes in under a [`Ticket`]. The log half

@@ -1,4 +1,4 @@
-//! The half that works: applies what is committed, publishes, answers from it, sweeps, and writes behind.
+//! The half that works: applies what is committed, publishes, answers from it, compacts, and writes behind.
 
 use super::orders::{Order, Owed, Report};
 use super::request::{Answer, Ticket};
@@ -221,7 +221,7 @@ impl<R: StateReader> StateHalf<R> {
             StateInput::Store(StoreDone::Synced(number)) => self.on_synced(number, out),
             StateInput::Store(StoreDone::Failed(reason)) => out.push(StateEffect::Fatal(reason)),
             StateInput::Work => {
-                self.machine.step(MachineInput::Slice, &mut self.effects);
+                self.machine.step(MachineInput::BackgroundWork, &mut self.effects);
                 self.route(out);
             }
             StateInput::Wake => {}

@@ -48,7 +48,7 @@ pub(crate) fn compact_some<R: StateReader>(
 
 fn compact_row<R: StateReader>(store: &mut Store<R>, id: RevisionId, row: &Row, batch: &mut WriteBatch) {
     let compacted = store.compact_revision;
-    let key = row.parts().key;
+    let key = row.fields().key;
     let settled_key = || Bytes::copy_from_slice(key);
     let Some(record) = store.index.get(key) else { return };
     if record.at(compacted).is_none_or(|newest| newest.id != id) {

@@ -89,13 +89,13 @@ fn folded(sum: u128) -> u32 {
 fn sum_of<R: StateReader>(store: &Store<R>, found: &[Found<'_>]) -> Result<u128, ReadFailed> {
     let mut sum = 0_u128;
     for kv in store.rows(found, true)? {
-        let parts = kv.parts();
+        let fields = kv.fields();
         let mut hash = RunningHash::default();
-        hash.bytes(parts.key);
-        for number in [parts.create.0, parts.modified.0, parts.version, parts.lease.0] {
+        hash.bytes(fields.key);
+        for number in [fields.create.0, fields.modified.0, fields.version, fields.lease.0] {
             hash.word(number.cast_unsigned());
         }
-        hash.bytes(parts.value);
+        hash.bytes(fields.value);
         sum = sum.wrapping_add(hash.value());
     }
     Ok(sum)

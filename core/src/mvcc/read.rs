@@ -1,7 +1,7 @@
 //! Reading keys as of a revision (etcd API, Range).
 
 use super::index::Version;
-use super::row::Parts;
+use super::row::KeyValueRef;
 use super::stop::Stop;
 use super::store::{Found, Interval, Store};
 use super::tree::Sum;
@@ -81,7 +81,7 @@ pub(crate) fn range<R: StateReader>(store: &Store<R>, request: &Range) -> Result
     found.truncate(plan.limit);
     values.truncate(plan.limit);
     reply.kvs = match (request.sort_target, request.keys_only) {
-        (SortTarget::Value, true) => values.iter().map(|kv| Parts { value: &[], ..kv.parts() }.encode()).collect(),
+        (SortTarget::Value, true) => values.iter().map(|kv| KeyValueRef { value: &[], ..kv.fields() }.encode()).collect(),
         (SortTarget::Value, false) => values,
         (_, true) => found.iter().map(|(key, version)| key_only(key, version).encode()).collect(),
         (_, false) => store.rows(&found, plan.sort.is_none() && plan.direction == Direction::Forward)?,
@@ -122,8 +122,8 @@ fn walk<'a, R: StateReader>(
 }
 
 /// A key without its value, from the index alone: then its lease is left out too, as in etcd 3.7.
-fn key_only<'a>(key: &'a [u8], version: &Version) -> Parts<'a> {
-    Parts { key, create: version.create, modified: version.id.main, version: version.number, ..Parts::default() }
+fn key_only<'a>(key: &'a [u8], version: &Version) -> KeyValueRef<'a> {
+    KeyValueRef { key, create: version.create, modified: version.id.main, version: version.number, ..KeyValueRef::default() }
 }
 
 fn sort_by<T, K: Ord>(items: &mut [T], order: SortOrder, key: impl Fn(&T) -> K) {

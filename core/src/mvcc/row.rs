@@ -39,7 +39,7 @@ const LENGTH_DELIMITED: u8 = 2;
 
 /// A key-value by reference, on its way into bytes.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Parts<'a> {
+pub(crate) struct KeyValueRef<'a> {
     pub key: &'a [u8],
     pub create: Revision,
     pub modified: Revision,
@@ -49,7 +49,7 @@ pub(crate) struct Parts<'a> {
 }
 
 #[expect(clippy::cast_sign_loss, reason = "protobuf's int64 is two's complement")]
-impl Parts<'_> {
+impl KeyValueRef<'_> {
     /// Bytes of the encoded form.
     pub fn encoded_len(&self) -> usize {
         let bytes = |field: &[u8]| if field.is_empty() { 0 } else { 1 + varint_len(field.len() as u64) + field.len() };
@@ -74,24 +74,24 @@ impl Parts<'_> {
 }
 
 impl Row {
-    pub fn put(parts: &Parts<'_>) -> Self {
-        Self::of(KIND_PUT, parts)
+    pub fn put(fields: &KeyValueRef<'_>) -> Self {
+        Self::of(KIND_PUT, fields)
     }
 
     pub fn delete(key: &[u8], modified: Revision) -> Self {
-        Self::of(KIND_DELETE, &Parts { key, modified, ..Parts::default() })
+        Self::of(KIND_DELETE, &KeyValueRef { key, modified, ..KeyValueRef::default() })
     }
 
-    fn of(kind: u8, parts: &Parts<'_>) -> Self {
-        let mut out = Vec::with_capacity(1 + parts.encoded_len());
+    fn of(kind: u8, fields: &KeyValueRef<'_>) -> Self {
+        let mut out = Vec::with_capacity(1 + fields.encoded_len());
         out.push(kind);
-        parts.encode_into(&mut out);
+        fields.encode_into(&mut out);
         Self(out.into())
     }
 
     /// Takes stored bytes; `None` if no release wrote them.
     pub fn parse(stored: Bytes) -> Option<Self> {
-        (stored.first().is_some_and(|kind| *kind <= KIND_DELETE) && fields(&stored[1..]).is_some()).then_some(Self(stored))
+        (stored.first().is_some_and(|kind| *kind <= KIND_DELETE) && decode_fields(&stored[1..]).is_some()).then_some(Self(stored))
     }
 
     pub fn is_delete(&self) -> bool {
@@ -113,15 +113,15 @@ impl Row {
     }
 
     /// The fields, borrowed.
-    pub fn parts(&self) -> Parts<'_> {
-        fields(&self.0[1..]).unwrap_or_default()
+    pub fn fields(&self) -> KeyValueRef<'_> {
+        decode_fields(&self.0[1..]).unwrap_or_default()
     }
 }
 
 impl KeyValue {
     #[must_use]
     pub fn encode(&self) -> EncodedKeyValue {
-        Parts {
+        KeyValueRef {
             key: &self.key,
             create: self.create_revision,
             modified: self.mod_revision,
@@ -137,51 +137,51 @@ impl EncodedKeyValue {
     /// All fields; key and value share this one's memory. `None` if these bytes are no key-value.
     #[must_use]
     pub fn decode(&self) -> Option<KeyValue> {
-        let parts = fields(&self.0)?;
+        let fields = decode_fields(&self.0)?;
         Some(KeyValue {
-            key: self.share(parts.key),
-            create_revision: parts.create,
-            mod_revision: parts.modified,
-            version: parts.version,
-            value: self.share(parts.value),
-            lease: parts.lease,
+            key: self.share(fields.key),
+            create_revision: fields.create,
+            mod_revision: fields.modified,
+            version: fields.version,
+            value: self.share(fields.value),
+            lease: fields.lease,
         })
     }
 
     /// The key, sharing memory. As all accessors, empty or zero if absent.
     #[must_use]
     pub fn key(&self) -> Bytes {
-        self.share(self.parts().key)
+        self.share(self.fields().key)
     }
 
     /// The value, sharing memory.
     #[must_use]
     pub fn value(&self) -> Bytes {
-        self.share(self.parts().value)
+        self.share(self.fields().value)
     }
 
     #[must_use]
     pub fn create_revision(&self) -> Revision {
-        self.parts().create
+        self.fields().create
     }
 
     #[must_use]
     pub fn mod_revision(&self) -> Revision {
-        self.parts().modified
+        self.fields().modified
     }
 
     #[must_use]
     pub fn version(&self) -> i64 {
-        self.parts().version
+        self.fields().version
     }
 
     #[must_use]
     pub fn lease(&self) -> LeaseId {
-        self.parts().lease
+        self.fields().lease
     }
 
-    pub(crate) fn parts(&self) -> Parts<'_> {
-        fields(&self.0).unwrap_or_default()
+    pub(crate) fn fields(&self) -> KeyValueRef<'_> {
+        decode_fields(&self.0).unwrap_or_default()
     }
 
     fn share(&self, part: &[u8]) -> Bytes {
@@ -231,8 +231,8 @@ fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
 }
 
 #[expect(clippy::cast_possible_wrap, reason = "protobuf's int64 is two's complement")]
-fn fields(mut bytes: &[u8]) -> Option<Parts<'_>> {
-    let mut parts = Parts::default();
+fn decode_fields(mut bytes: &[u8]) -> Option<KeyValueRef<'_>> {
+    let mut fields = KeyValueRef::default();
     while let Some((&tag, rest)) = bytes.split_first() {
         bytes = rest;
         let number = take_varint(&mut bytes)?;
@@ -241,19 +241,19 @@ fn fields(mut bytes: &[u8]) -> Option<Parts<'_>> {
                 let (field, rest) = bytes.split_at_checked(usize::try_from(number).ok()?)?;
                 bytes = rest;
                 if tag == KEY {
-                    parts.key = field;
+                    fields.key = field;
                 } else {
-                    parts.value = field;
+                    fields.value = field;
                 }
             }
-            CREATE_REVISION => parts.create = Revision(number as i64),
-            MOD_REVISION => parts.modified = Revision(number as i64),
-            VERSION => parts.version = number as i64,
-            LEASE => parts.lease = LeaseId(number as i64),
+            CREATE_REVISION => fields.create = Revision(number as i64),
+            MOD_REVISION => fields.modified = Revision(number as i64),
+            VERSION => fields.version = number as i64,
+            LEASE => fields.lease = LeaseId(number as i64),
             _ => return None,
         }
     }
-    Some(parts)
+    Some(fields)
 }
 
 #[cfg(test)]

@@ -19,9 +19,9 @@ fn example() -> KeyValue {
     }
 }
 
-fn parts(kv: &KeyValue) -> Parts<'_> {
+fn fields(kv: &KeyValue) -> KeyValueRef<'_> {
     let KeyValue { create_revision, mod_revision, version, lease, .. } = *kv;
-    Parts { key: &kv.key, create: create_revision, modified: mod_revision, version, value: &kv.value, lease }
+    KeyValueRef { key: &kv.key, create: create_revision, modified: mod_revision, version, value: &kv.value, lease }
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn a_negative_lease_takes_ten_bytes() {
 
 #[test]
 fn the_stored_rows_never_change() {
-    insta::assert_snapshot!(hex(Row::put(&parts(&example())).stored()), @"000a03666f6f100218ac0220052a0362617230b424");
+    insta::assert_snapshot!(hex(Row::put(&fields(&example())).stored()), @"000a03666f6f100218ac0220052a0362617230b424");
     insta::assert_snapshot!(hex(Row::delete(b"foo", Revision(300)).stored()), @"010a03666f6f18ac02");
 }
 
@@ -51,7 +51,7 @@ fn the_stored_rows_never_change() {
 fn a_row_of_unknown_kind_or_cut_short_is_not_read() {
     assert!(Row::parse(Bytes::new()).is_none());
     assert!(Row::parse(Bytes::from_static(b"\x02\x0a\x01k")).is_none());
-    let whole = Row::put(&parts(&example()));
+    let whole = Row::put(&fields(&example()));
     assert!(Row::parse(whole.stored().slice(..5)).is_none());
     assert!(Row::parse(whole.stored().clone()).is_some());
 }
@@ -80,7 +80,7 @@ proptest! {
             value: value.into(),
             lease: LeaseId(lease),
         };
-        prop_assert_eq!(parts(&kv).encoded_len(), kv.encode().0.len());
+        prop_assert_eq!(fields(&kv).encoded_len(), kv.encode().0.len());
         prop_assert_eq!(kv.encode().decode(), Some(kv));
     }
 

@@ -2,7 +2,7 @@
 
 use super::builder::IndexBuilder;
 use super::index::{Index, Key, KeyRecord, Version};
-use super::row::{Parts, Row};
+use super::row::{KeyValueRef, Row};
 use super::tree::{Measure, Sum, Tree};
 use super::{EncodedKeyValue, Event, EventKind};
 use crate::command::{KeyRange, Rejection};
@@ -68,14 +68,14 @@ impl<R: StateReader> Store<R> {
         let mut builder = IndexBuilder::default();
         let compacted_to = self.compacted_to;
         self.reader.scan(Table::Settled, &[], &[], Direction::Forward, &mut |key, stored| {
-            let Some(row) = Row::parse(stored).filter(|row| !row.is_delete() && row.parts().key == key) else {
+            let Some(row) = Row::parse(stored).filter(|row| !row.is_delete() && row.fields().key == key) else {
                 failed = Some(ReadFailed(format!("settled row {key:?} is malformed")));
                 return ControlFlow::Break(());
             };
-            if row.parts().modified > compacted_to.main {
+            if row.fields().modified > compacted_to.main {
                 failed = Some(ReadFailed(format!(
                     "a settled row is of revision {}, but only those through {compacted_to} were settled",
-                    row.parts().modified
+                    row.fields().modified
                 )));
                 return ControlFlow::Break(());
             }
@@ -90,7 +90,7 @@ impl<R: StateReader> Store<R> {
         let mut last = compacted_to;
         self.reader.scan(Table::Recent, &from, &[], Direction::Forward, &mut |key, stored| {
             let parsed = parse_recent_key(key).zip(Row::parse(stored)).filter(|(id, _)| id.main <= revision);
-            let Some((id, row)) = parsed.filter(|(id, row)| row.parts().modified == id.main) else {
+            let Some((id, row)) = parsed.filter(|(id, row)| row.fields().modified == id.main) else {
                 failed = Some(ReadFailed(format!("recent row {key:?} is malformed")));
                 return ControlFlow::Break(());
             };
@@ -99,7 +99,7 @@ impl<R: StateReader> Store<R> {
                 return ControlFlow::Break(());
             }
             last = id;
-            builder.push(row.parts().key, version_of(&row, id.sub));
+            builder.push(row.fields().key, version_of(&row, id.sub));
             ControlFlow::Continue(())
         })?;
         if let Some(failed) = failed {
@@ -117,7 +117,7 @@ impl<R: StateReader> Store<R> {
     pub fn put(&mut self, id: RevisionId, key: &[u8], value: &[u8], lease: LeaseId) -> Row {
         let previous = self.index.get(key).and_then(KeyRecord::live);
         let (create, number) = previous.map_or((id.main, 1), |version| (version.create, version.number + 1));
-        let row = Row::put(&Parts { key, create, modified: id.main, version: number, value, lease });
+        let row = Row::put(&KeyValueRef { key, create, modified: id.main, version: number, value, lease });
         self.add(id, key, Version { id, length: kv_len(&row), create, number, lease }, &row);
         row
     }
@@ -215,7 +215,7 @@ impl<R: StateReader> Store<R> {
         };
         stored
             .and_then(Row::parse)
-            .filter(|row| row.parts().modified == version.id.main)
+            .filter(|row| row.fields().modified == version.id.main)
             .ok_or_else(|| ReadFailed(format!("the row of revision {} is missing", version.id)))
     }
 
@@ -280,7 +280,7 @@ impl<R: StateReader> Store<R> {
                     core::cmp::Ordering::Greater => return ControlFlow::Continue(()),
                     core::cmp::Ordering::Equal if version.id <= self.compacted_to => {
                         next += 1;
-                        match Row::parse(stored).filter(|row| row.parts().modified == version.id.main) {
+                        match Row::parse(stored).filter(|row| row.fields().modified == version.id.main) {
                             Some(row) => rows.push(row.into_kv()),
                             None => failed = Some(ReadFailed(format!("the settled row of revision {} is missing", version.id))),
                         }
@@ -361,10 +361,10 @@ impl<R: StateReader> Store<R> {
         }
         for (id, row) in self.recent.range::<RevisionId>(None, None) {
             assert!(*id >= self.recent_from && id.main <= self.revision, "a row in memory of revision {id}");
-            let parts = row.parts();
-            assert!(parts.modified == id.main, "the row of revision {id} says {}", parts.modified);
+            let fields = row.fields();
+            assert!(fields.modified == id.main, "the row of revision {id} says {}", fields.modified);
             // What compaction has come past may be forgotten; the index has all the others.
-            let known = self.index.get(parts.key).is_some_and(|record| record.versions().any(|version| version.id == *id));
+            let known = self.index.get(fields.key).is_some_and(|record| record.versions().any(|version| version.id == *id));
             assert!(known || id.main < self.compact_revision, "the index does not know revision {id}");
         }
     }
@@ -386,9 +386,9 @@ fn kv_len(row: &Row) -> u32 {
 }
 
 fn version_of(row: &Row, sub: u32) -> Version {
-    let parts = row.parts();
-    let id = RevisionId { main: parts.modified, sub };
-    Version { id, length: kv_len(row), create: parts.create, number: parts.version, lease: parts.lease }
+    let fields = row.fields();
+    let id = RevisionId { main: fields.modified, sub };
+    Version { id, length: kv_len(row), create: fields.create, number: fields.version, lease: fields.lease }
 }
 
 /// The first change of a revision.

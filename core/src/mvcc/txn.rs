@@ -56,7 +56,7 @@ fn compare_holds<R: StateReader>(store: &Store<R>, compare: &Compare) -> Result<
             CompareTarget::Create(revision) => version.create.cmp(revision),
             CompareTarget::Mod(revision) => version.id.main.cmp(revision),
             CompareTarget::Lease(lease) => version.lease.cmp(lease),
-            CompareTarget::Value(value) => store.row(key, version)?.parts().value.cmp(value),
+            CompareTarget::Value(value) => store.row(key, version)?.fields().value.cmp(value),
         };
         if !satisfies(order, compare.result) {
             return Ok(false);
@@ -146,7 +146,7 @@ pub(crate) fn read<R: StateReader>(store: &Store<R>, txn: &Txn) -> Result<TxnRep
 
 /// Writes one command's changes as one revision.
 #[derive(Debug)]
-pub(crate) struct Writer<'a, R: StateReader> {
+pub(crate) struct TxnWriter<'a, R: StateReader> {
     pub store: &'a mut Store<R>,
     /// The rows written, by change.
     pub rows: &'a mut Vec<(RevisionId, Row)>,
@@ -155,7 +155,7 @@ pub(crate) struct Writer<'a, R: StateReader> {
     answers: bool,
 }
 
-impl<'a, R: StateReader> Writer<'a, R> {
+impl<'a, R: StateReader> TxnWriter<'a, R> {
     pub fn new(store: &'a mut Store<R>, rows: &'a mut Vec<(RevisionId, Row)>, answers: bool) -> Self {
         let next = RevisionId { main: store.revision.next(), sub: 0 };
         Self { store, rows, next, answers }
@@ -214,9 +214,9 @@ impl<'a, R: StateReader> Writer<'a, R> {
     }
 }
 
-/// A txn on its way through a [`Writer`].
+/// A txn on its way through a [`TxnWriter`].
 struct Run<'w, 'a, R: StateReader> {
-    writer: &'w mut Writer<'a, R>,
+    writer: &'w mut TxnWriter<'a, R>,
     path: core::slice::Iter<'w, bool>,
     /// The replies of the open txns, outermost first.
     open: Vec<TxnReply>,

@@ -1,7 +1,7 @@
 //! Which entries the segments hold and where: four bytes an entry, so that a stretch never reaches into what was truncated.
 
 use super::Location;
-use super::record::Place;
+use super::record::LogPosition;
 use crate::types::{LogId, LogIndex, SegmentId, Term};
 use alloc::{collections::VecDeque, vec::Vec};
 
@@ -11,8 +11,8 @@ pub(super) struct Segment {
     pub id: SegmentId,
     /// Bytes of the file.
     pub length: u64,
-    /// The last entry before this segment, as its head says; `None` if the whole segment is void.
-    pub head: Option<LogId>,
+    /// The last entry before this segment, as its segment header says; `None` if the whole segment is void.
+    pub base: Option<LogId>,
     /// Index of the entry that `offsets` begins with.
     first: LogIndex,
     /// Where the record of each entry in force starts.
@@ -31,7 +31,7 @@ struct Gap {
 
 /// The entries from `base` (exclusive) to `end`.
 #[derive(Debug)]
-pub(super) struct Log {
+pub(super) struct SegmentedLog {
     pub segments: VecDeque<Segment>,
     /// Where each term starts, `base` first: the term of every entry without reading it.
     terms: VecDeque<LogId>,
@@ -39,8 +39,8 @@ pub(super) struct Log {
 }
 
 impl Segment {
-    pub fn new(id: SegmentId, length: u64, head: Option<LogId>) -> Self {
-        Self { id, length, head, first: LogIndex(0), offsets: Vec::new(), end: 0, gaps: Vec::new() }
+    pub fn new(id: SegmentId, length: u64, base: Option<LogId>) -> Self {
+        Self { id, length, base, first: LogIndex(0), offsets: Vec::new(), end: 0, gaps: Vec::new() }
     }
 
     fn position(&self, index: LogIndex) -> Option<usize> {
@@ -62,7 +62,7 @@ impl Segment {
     }
 }
 
-impl Log {
+impl SegmentedLog {
     pub fn new(base: LogId) -> Self {
         Self { segments: VecDeque::new(), terms: VecDeque::from([base]), end: base.index }
     }
@@ -105,7 +105,7 @@ impl Log {
         segment.end = u32::try_from(end).expect("segments are below 4 GiB");
     }
 
-    /// Forgets the entries from `from` on. In a log whose oldest segments were released that may reach below `base`: the head of
+    /// Forgets the entries from `from` on. In a log whose oldest segments were released that may reach below `base`: the header of
     /// the first one left can speak of entries that were overruled later. Then `end` stays below `base` until their successors,
     /// which are below what was released, have passed.
     pub fn truncate(&mut self, from: LogIndex) {
@@ -131,7 +131,7 @@ impl Log {
         let through = through.min(self.end);
         let mut count = 0;
         for (at, segment) in self.segments.iter().enumerate().skip(1) {
-            match segment.head {
+            match segment.base {
                 Some(end) if end.index <= through => count = at,
                 Some(_) => break,
                 None => {}
@@ -143,10 +143,10 @@ impl Log {
     /// Forgets the oldest segment.
     pub fn pop(&mut self) -> Option<Segment> {
         let retired = self.segments.pop_front();
-        let first = self.segments.iter().find_map(|segment| segment.head);
-        // Heads may go back, where the log was truncated; what was let go stays gone.
+        let first = self.segments.iter().find_map(|segment| segment.base);
+        // Headers may go back, where the log was truncated; what was let go stays gone.
         if let Some(base) = first.filter(|base| base.index > self.base().index) {
-            // The head may name an entry that was overruled since; the log knows the term in force.
+            // The header may name an entry that was overruled since; the log knows the term in force.
             let base = LogId { term: self.term(base.index).unwrap_or(base.term), index: base.index };
             while self.terms.len() > 1 && self.terms[1].index <= base.index {
                 self.terms.pop_front();
@@ -158,7 +158,7 @@ impl Log {
 
     /// Where to read from `index` on: whole records, at most `bytes` unless the first is larger, and none that lies at or behind
     /// `limit`.
-    pub fn locate(&self, index: LogIndex, bytes: u32, limit: Place) -> Option<Location> {
+    pub fn locate(&self, index: LogIndex, bytes: u32, limit: LogPosition) -> Option<Location> {
         if index <= self.base().index {
             return None;
         }

@@ -16,14 +16,14 @@ use crate::types::{Boot, ClusterId, LogId, LogIndex, MemberId, SegmentId, Term};
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 use bytes::Bytes;
 use core::fmt;
-use record::Read;
+use record::ReadRecord;
 use serde::{Deserialize, Serialize};
 
 /// What the log records. Append-only: variant numbers are on disk.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Record {
     /// First in every segment: whose log this is, and everything that earlier segments said and still holds.
-    Head(Head),
+    SegmentHeader(SegmentHeader),
     /// The data directory was opened for the n-th time.
     Boot(Boot),
     /// Term and vote (Raft Figure 2, persistent state).
@@ -38,8 +38,8 @@ pub enum Record {
     },
     /// Entries through here are known committed. A hint: losing it loses nothing.
     Commit(LogIndex),
-    /// A torn tail was cut at open; what the named place and everything behind it held is void.
-    Cut {
+    /// A torn tail was cut at open: what lies at the named position and everything behind it is void.
+    TornTail {
         segment: SegmentId,
         offset: u64,
     },
@@ -49,7 +49,7 @@ pub enum Record {
 
 /// The identity of a log and its hard state at the start of a segment.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Head {
+pub struct SegmentHeader {
     pub identity: Identity,
     pub boot: Boot,
     pub term: Term,
@@ -82,7 +82,7 @@ pub struct Recovered {
     /// Entries above what the caller said is applied, in memory; those below stay on disk and can be located.
     pub entries: Vec<Entry>,
     /// What a torn tail lost, for the log line; `None` after a clean end.
-    pub cut: Option<String>,
+    pub torn_tail: Option<String>,
     pub planner: Planner,
 }
 
@@ -170,14 +170,14 @@ pub fn read_entries(location: Location, bytes: &Bytes) -> Result<Vec<Entry>, Wal
     while at < bytes.len() {
         let offset = location.offset + at as u64;
         match record::read(&bytes[at..], location.segment, None, offset)? {
-            Read::Record { record, taken, .. } => {
+            ReadRecord::Record { record, taken, .. } => {
                 if let Record::Entry(entry) = record {
                     entries.push(entry);
                 }
                 at += taken;
             }
-            Read::Short => break,
-            Read::Nothing => {
+            ReadRecord::Short => break,
+            ReadRecord::Nothing => {
                 let what = "there is no whole record where one was written".into();
                 return Err(WalDamage::Corrupt { segment: location.segment, offset, what });
             }

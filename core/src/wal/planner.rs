@@ -1,8 +1,8 @@
 //! The writing side: records in, operations out. Planning cannot fail; what can is the disk, and that ends this life of the member.
 
-use super::log::{Log, Segment};
-use super::record::{Place, Stamp, encode, preamble};
-use super::{Head, Identity, Location, Record, Recovered, WalSettings};
+use super::log::{Segment, SegmentedLog};
+use super::record::{Incarnation, LogPosition, encode, preamble};
+use super::{Identity, Location, Record, Recovered, SegmentHeader, WalSettings};
 use crate::entry::Entry;
 use crate::storage::WalOp;
 use crate::types::{Boot, LogId, LogIndex, MemberId, SegmentId, Term, WriteNumber};
@@ -29,9 +29,9 @@ pub struct Planner {
     seeds: ChaCha8Rng,
     identity: Identity,
     state: HardState,
-    log: Log,
+    log: SegmentedLog,
     /// The segment being written.
-    stamp: Stamp,
+    incarnation: Incarnation,
     /// The write in the making: operations that are complete, then bytes that start at `start` in the current segment.
     ops: Vec<WalOp>,
     start: u64,
@@ -41,17 +41,17 @@ pub struct Planner {
     prepared: SegmentId,
     sealed: WriteNumber,
     /// Where each write ends that is not yet durable. Bounded by who pipelines the writes.
-    in_flight: VecDeque<(WriteNumber, Place)>,
-    durable: Place,
+    in_flight: VecDeque<(WriteNumber, LogPosition)>,
+    durable: LogPosition,
     /// What the next record may call synced.
-    synced_through: Place,
+    synced_through: LogPosition,
     /// Where the newest record ends that means anything, and the newest mark that a record carries.
-    significant: Place,
-    recorded: Place,
+    significant: LogPosition,
+    recorded: LogPosition,
     released: LogIndex,
 }
 
-/// What a head repeats, as of the last record appended.
+/// What a segment header repeats, as of the last record appended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct HardState {
     pub boot: Boot,
@@ -64,22 +64,22 @@ pub(super) struct HardState {
 #[derive(Debug)]
 pub(super) enum Resume {
     /// In the newest segment, right behind its last record.
-    Behind(Stamp),
-    /// In a fresh segment after `newest`: these places and what is behind them are void.
-    Fresh { newest: SegmentId, cuts: Vec<Place> },
+    Behind(Incarnation),
+    /// In a fresh segment after `newest`: what lies at these positions and behind them is void.
+    Fresh { newest: SegmentId, torn_tails: Vec<LogPosition> },
 }
 
 /// What recovery hands over.
 #[derive(Debug)]
-pub(super) struct Inherited {
+pub(super) struct InitialState {
     pub settings: WalSettings,
     pub seed: [u8; 32],
     pub identity: Identity,
     /// `boot` is the one that ended.
     pub state: HardState,
-    pub log: Log,
+    pub log: SegmentedLog,
     /// Where the last record ends.
-    pub end: Place,
+    pub end: LogPosition,
     pub resume: Resume,
     pub spares: VecDeque<u64>,
 }
@@ -89,14 +89,14 @@ impl Planner {
     /// durable with the first sealed write, and so does boot 1. They are committed: every founding member starts with the same.
     #[must_use]
     pub fn bootstrap(identity: Identity, entries: Vec<Entry>, settings: WalSettings, seed: [u8; 32]) -> Recovered {
-        let mut planner = Self::new(Inherited {
+        let mut planner = Self::new(InitialState {
             settings,
             seed,
             identity: identity.clone(),
             state: HardState::default(),
-            log: Log::new(LogId::default()),
-            end: Place::default(),
-            resume: Resume::Fresh { newest: SegmentId(0), cuts: Vec::new() },
+            log: SegmentedLog::new(LogId::default()),
+            end: LogPosition::default(),
+            resume: Resume::Fresh { newest: SegmentId(0), torn_tails: Vec::new() },
             spares: VecDeque::new(),
         });
         planner.begin_segment(0);
@@ -117,40 +117,40 @@ impl Planner {
             base: LogId::default(),
             before: LogId::default(),
             entries,
-            cut: None,
+            torn_tail: None,
             planner,
         }
     }
 
-    /// Goes on after a recovery: the write in the making holds the cuts, if any, and the boot.
-    pub(super) fn resume(inherited: Inherited) -> Self {
-        let boot = inherited.state.boot.next();
-        let end = inherited.end;
-        let cuts = match &inherited.resume {
+    /// Goes on after a recovery: the write in the making holds the torn tails, if any, and the boot.
+    pub(super) fn resume(initial: InitialState) -> Self {
+        let boot = initial.state.boot.next();
+        let end = initial.end;
+        let torn_tails = match &initial.resume {
             Resume::Behind(_) => None,
-            Resume::Fresh { cuts, .. } => Some(cuts.clone()),
+            Resume::Fresh { torn_tails, .. } => Some(torn_tails.clone()),
         };
-        let mut planner = Self::new(inherited);
+        let mut planner = Self::new(initial);
         // What was read may be in the page cache only, and so may the names of the files.
         planner.ops.push(WalOp::SyncDirectory);
         planner.ops.push(WalOp::Sync { segment: end.segment });
         planner.synced_through = end;
-        if let Some(cuts) = cuts {
+        if let Some(torn_tails) = torn_tails {
             planner.begin_segment(0);
-            for place in cuts {
-                planner.append(&Record::Cut { segment: place.segment, offset: place.offset });
+            for position in torn_tails {
+                planner.append(&Record::TornTail { segment: position.segment, offset: position.offset });
             }
         }
         planner.append(&Record::Boot(boot));
         planner
     }
 
-    fn new(inherited: Inherited) -> Self {
-        let Inherited { settings, seed, identity, state, log, end, resume, spares } = inherited;
+    fn new(initial: InitialState) -> Self {
+        let InitialState { settings, seed, identity, state, log, end, resume, spares } = initial;
         assert!(settings.segment_bytes <= u64::from(u32::MAX), "segments of {} bytes: 4 GiB is the limit", settings.segment_bytes);
-        let (stamp, start) = match resume {
-            Resume::Behind(stamp) => (stamp, end.offset),
-            Resume::Fresh { newest, .. } => (Stamp { segment: newest, seed: 0 }, 0),
+        let (incarnation, start) = match resume {
+            Resume::Behind(incarnation) => (incarnation, end.offset),
+            Resume::Fresh { newest, .. } => (Incarnation { segment: newest, seed: 0 }, 0),
         };
         Self {
             settings,
@@ -158,7 +158,7 @@ impl Planner {
             identity,
             state,
             log,
-            stamp,
+            incarnation,
             ops: Vec::new(),
             start,
             buffer: Vec::new(),
@@ -166,22 +166,22 @@ impl Planner {
             prepared: SegmentId(0),
             sealed: WriteNumber(0),
             in_flight: VecDeque::new(),
-            durable: Place::default(),
-            synced_through: Place::default(),
+            durable: LogPosition::default(),
+            synced_through: LogPosition::default(),
             significant: end,
-            recorded: Place::default(),
+            recorded: LogPosition::default(),
             released: LogIndex(0),
         }
     }
 
-    /// Adds a record to the write in the making. Heads and cuts are the planner's own affair, boots recovery's.
+    /// Adds a record to the write in the making. Segment headers and torn tails are the planner's own affair, boots recovery's.
     ///
     /// # Panics
     /// On an entry that does not follow the last one.
     pub fn append(&mut self, record: &Record) {
         let offset = self.offset();
         let at = self.buffer.len();
-        encode(record, self.stamp, self.synced_through, &mut self.buffer);
+        encode(record, self.incarnation, self.synced_through, &mut self.buffer);
         let taken = (self.buffer.len() - at) as u64;
         let capacity = self.log.segments.back().map_or(0, |segment| segment.length);
         if offset + taken > capacity {
@@ -209,14 +209,14 @@ impl Planner {
         self.close_buffer();
         self.retire();
         self.sealed = self.sealed.next();
-        self.in_flight.push_back((self.sealed, Place { segment: self.stamp.segment, offset: self.start }));
+        self.in_flight.push_back((self.sealed, LogPosition { segment: self.incarnation.segment, offset: self.start }));
         self.check_invariants();
         Some((self.sealed, core::mem::take(&mut self.ops)))
     }
 
     /// The segment that should be made ready in the background, once each.
     pub fn prepare(&mut self) -> Option<(SegmentId, u64)> {
-        let next = self.stamp.segment.next();
+        let next = self.incarnation.segment.next();
         if !self.spares.is_empty() || self.prepared >= next {
             return None;
         }
@@ -284,25 +284,25 @@ impl Planner {
             Record::Commit(index) => self.state.commit = self.state.commit.max(*index),
             Record::Entry(entry) => self.log.push(entry.id, start, end),
             Record::Truncate { from } => self.log.truncate(*from),
-            Record::Head(_) | Record::Cut { .. } => {}
+            Record::SegmentHeader(_) | Record::TornTail { .. } => {}
             Record::Idle => return,
         }
-        self.significant = Place { segment: self.stamp.segment, offset: end };
+        self.significant = LogPosition { segment: self.incarnation.segment, offset: end };
     }
 
-    /// Goes to the next segment, which has room for a record of `record` bytes behind its head: the next spare, or a new file,
+    /// Goes to the next segment, which has room for a record of `record` bytes behind its header: the next spare, or a new file,
     /// of more than the usual length if it must be.
     fn begin_segment(&mut self, record: u64) {
         if !self.buffer.is_empty() {
             self.close_buffer();
         }
-        let end = Place { segment: self.stamp.segment, offset: self.start };
+        let end = LogPosition { segment: self.incarnation.segment, offset: self.start };
         if end.offset > 0 {
             // Whatever stands in the old segment is synced before the new one is written: by this write or by those before.
             self.synced_through = end;
         }
-        self.stamp = Stamp { segment: self.stamp.segment.next(), seed: self.seeds.next_u64() };
-        let head = Record::Head(Head {
+        self.incarnation = Incarnation { segment: self.incarnation.segment.next(), seed: self.seeds.next_u64() };
+        let header = Record::SegmentHeader(SegmentHeader {
             identity: self.identity.clone(),
             boot: self.state.boot,
             term: self.state.term,
@@ -311,25 +311,25 @@ impl Planner {
             commit: self.state.commit,
         });
         self.start = 0;
-        self.buffer = preamble(self.stamp);
-        encode(&head, self.stamp, self.synced_through, &mut self.buffer);
+        self.buffer = preamble(self.incarnation);
+        encode(&header, self.incarnation, self.synced_through, &mut self.buffer);
         let needed = self.offset() + record;
         let length = match self.spares.pop_front() {
             Some(capacity) if capacity >= needed => capacity,
             _ => {
                 let length = self.settings.segment_bytes.max(needed.next_multiple_of(4 << 10));
-                self.ops.push(WalOp::Create { segment: self.stamp.segment, length });
+                self.ops.push(WalOp::Create { segment: self.incarnation.segment, length });
                 self.ops.push(WalOp::SyncDirectory);
                 length
             }
         };
         self.recorded = self.recorded.max(self.synced_through);
-        self.significant = Place { segment: self.stamp.segment, offset: self.offset() };
-        self.log.segments.push_back(Segment::new(self.stamp.segment, length, Some(self.log.end())));
+        self.significant = LogPosition { segment: self.incarnation.segment, offset: self.offset() };
+        self.log.segments.push_back(Segment::new(self.incarnation.segment, length, Some(self.log.end())));
     }
 
     fn close_buffer(&mut self) {
-        let segment = self.stamp.segment;
+        let segment = self.incarnation.segment;
         let bytes = core::mem::replace(&mut self.buffer, Vec::with_capacity(WRITE_BYTES));
         let offset = self.start;
         self.start += bytes.len() as u64;
@@ -337,13 +337,13 @@ impl Planner {
         self.ops.push(WalOp::Sync { segment });
     }
 
-    /// Stands behind the syncs of the write: the head that replaces what goes must be durable first.
+    /// Stands behind the syncs of the write: the header that replaces what goes must be durable first.
     fn retire(&mut self) {
         for _ in 0..self.log.releasable(self.released).min(RETIRED_PER_WRITE) {
             let Some(old) = self.log.pop() else { break };
             if self.spares.len() < self.settings.spare_segments && old.length == self.settings.segment_bytes {
                 self.spares.push_back(old.length);
-                let to = SegmentId(self.stamp.segment.0 + self.spares.len() as u64);
+                let to = SegmentId(self.incarnation.segment.0 + self.spares.len() as u64);
                 self.ops.push(WalOp::Recycle { from: old.id, to });
             } else {
                 self.ops.push(WalOp::Remove { segment: old.id });
@@ -356,6 +356,6 @@ impl Planner {
         assert!(self.durable <= self.synced_through, "durable to {:?} but synced to {:?}", self.durable, self.synced_through);
         assert!(self.recorded <= self.synced_through, "recorded {:?} but synced to {:?}", self.recorded, self.synced_through);
         let capacity = self.log.segments.back().map_or(0, |segment| segment.length);
-        assert!(self.start <= capacity, "{} bytes in {} of {capacity}", self.start, self.stamp.segment);
+        assert!(self.start <= capacity, "{} bytes in {} of {capacity}", self.start, self.incarnation.segment);
     }
 }

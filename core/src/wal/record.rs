@@ -29,28 +29,28 @@ const ALIGNMENT: usize = 8;
 const MAGIC: [u8; 8] = *b"QUORWAL\n";
 const PREAMBLE: usize = 36;
 
-/// A place in the log. Segment ids only grow, so places compare as they were written.
+/// A position in the log. Segment ids only grow, so positions compare as they were written.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub(super) struct Place {
+pub(super) struct LogPosition {
     pub segment: SegmentId,
     pub offset: u64,
 }
 
-/// What names a segment's own records: those of other segments, or of its file's earlier lives, differ in one or the other.
+/// One life of a segment file. Every record carries it: those of other segments, or of the file's earlier lives, differ in one or the other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Stamp {
+pub(super) struct Incarnation {
     pub segment: SegmentId,
     pub seed: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Header {
-    pub stamp: Stamp,
+pub(super) struct RecordHeader {
+    pub incarnation: Incarnation,
     pub version: u8,
     /// Bytes of the body without padding.
     pub length: u32,
     /// Everything before it was durable when this record was written.
-    pub synced_through: Place,
+    pub synced_through: LogPosition,
     body_checksum: u32,
 }
 
@@ -79,12 +79,12 @@ const fn halves(seed: u64) -> (u32, u32) {
 }
 
 /// The front of a segment, through where records start.
-pub(super) fn preamble(stamp: Stamp) -> Vec<u8> {
+pub(super) fn preamble(incarnation: Incarnation) -> Vec<u8> {
     let mut front = Vec::with_capacity(RECORDS_START);
     front.extend_from_slice(&MAGIC);
     front.extend_from_slice(&[WAL_VERSION, 0, 0, 0, 0, 0, 0, 0]);
-    front.extend_from_slice(&stamp.segment.0.to_le_bytes());
-    front.extend_from_slice(&stamp.seed.to_le_bytes());
+    front.extend_from_slice(&incarnation.segment.0.to_le_bytes());
+    front.extend_from_slice(&incarnation.seed.to_le_bytes());
     let checksum = crc32c_append(0, &front);
     front.extend_from_slice(&checksum.to_le_bytes());
     front.resize(BLOCK, 0);
@@ -97,10 +97,10 @@ pub(super) fn preamble(stamp: Stamp) -> Vec<u8> {
 pub(super) enum Preamble {
     /// Nothing of this segment was written here: zeros, or the past of a recycled file.
     Blank,
-    Whole(Stamp),
+    Whole(Incarnation),
     /// One copy is whole, but at `damage` the front is not as it was written.
     Damaged {
-        stamp: Stamp,
+        incarnation: Incarnation,
         damage: u64,
     },
     /// In a format of a newer release.
@@ -112,15 +112,15 @@ pub(super) enum Preamble {
 pub(super) fn read_preamble(segment: SegmentId, bytes: &[u8]) -> Preamble {
     let copies = [read_copy(segment, bytes, 0), read_copy(segment, bytes, BLOCK)];
     let own = |copy: &PreambleCopy| match copy {
-        PreambleCopy::Own(stamp, version) => Some((*stamp, *version)),
+        PreambleCopy::Own(incarnation, version) => Some((*incarnation, *version)),
         _ => None,
     };
     match copies.iter().find_map(own) {
         Some((_, version)) if version > WAL_VERSION => Preamble::Newer(version),
-        Some((stamp, _)) => {
-            let expected = preamble(stamp);
+        Some((incarnation, _)) => {
+            let expected = preamble(incarnation);
             let same = expected.iter().zip(bytes).take_while(|(expected, found)| expected == found).count();
-            if same == RECORDS_START { Preamble::Whole(stamp) } else { Preamble::Damaged { stamp, damage: same as u64 } }
+            if same == RECORDS_START { Preamble::Whole(incarnation) } else { Preamble::Damaged { incarnation, damage: same as u64 } }
         }
         None if copies.iter().all(|copy| matches!(copy, PreambleCopy::Foreign)) => Preamble::Foreign,
         None => Preamble::Blank,
@@ -128,7 +128,7 @@ pub(super) fn read_preamble(segment: SegmentId, bytes: &[u8]) -> Preamble {
 }
 
 enum PreambleCopy {
-    Own(Stamp, u8),
+    Own(Incarnation, u8),
     /// Zeros, of an earlier life of the file, or damaged.
     Blank,
     Foreign,
@@ -142,27 +142,27 @@ fn read_copy(segment: SegmentId, bytes: &[u8], at: usize) -> PreambleCopy {
     if !copy.starts_with(&MAGIC) {
         return PreambleCopy::Foreign;
     }
-    let stamp = Stamp { segment: SegmentId(u64_at(copy, 16)), seed: u64_at(copy, 24) };
+    let incarnation = Incarnation { segment: SegmentId(u64_at(copy, 16)), seed: u64_at(copy, 24) };
     let whole = crc32c_append(0, &copy[..PREAMBLE - 4]) == u32_at(copy, PREAMBLE - 4);
-    if whole && stamp.segment == segment { PreambleCopy::Own(stamp, copy[8]) } else { PreambleCopy::Blank }
+    if whole && incarnation.segment == segment { PreambleCopy::Own(incarnation, copy[8]) } else { PreambleCopy::Blank }
 }
 
 /// Appends one record to `out`, which stands at a record boundary.
-pub(super) fn encode(record: &Record, stamp: Stamp, synced_through: Place, out: &mut Vec<u8>) {
+pub(super) fn encode(record: &Record, incarnation: Incarnation, synced_through: LogPosition, out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + HEADER, 0);
     *out = postcard::to_extend(record, core::mem::take(out)).expect("serialising to memory");
     let length = out.len() - start - HEADER;
     out.resize(start + HEADER + padded(length), 0);
     let length = u32::try_from(length).expect("a record of 4 GiB");
-    let (header_seed, body_seed) = halves(stamp.seed);
+    let (header_seed, body_seed) = halves(incarnation.seed);
     let body_checksum = crc32c_append(body_seed, &out[start + HEADER..]);
     let header = &mut out[start..start + HEADER];
     header[4..8].copy_from_slice(&body_checksum.to_le_bytes());
     header[8..12].copy_from_slice(&length.to_le_bytes());
     header[12] = WAL_VERSION;
-    header[16..24].copy_from_slice(&stamp.segment.0.to_le_bytes());
-    header[24..32].copy_from_slice(&stamp.seed.to_le_bytes());
+    header[16..24].copy_from_slice(&incarnation.segment.0.to_le_bytes());
+    header[24..32].copy_from_slice(&incarnation.seed.to_le_bytes());
     header[32..40].copy_from_slice(&synced_through.segment.0.to_le_bytes());
     header[40..48].copy_from_slice(&synced_through.offset.to_le_bytes());
     let checksum = crc32c_append(header_seed, &header[4..]);
@@ -170,63 +170,63 @@ pub(super) fn encode(record: &Record, stamp: Stamp, synced_through: Place, out: 
 }
 
 /// The header at the front of `bytes`, if its checksum holds.
-pub(super) fn read_header(bytes: &[u8]) -> Option<Header> {
+pub(super) fn read_header(bytes: &[u8]) -> Option<RecordHeader> {
     let bytes = bytes.get(..HEADER)?;
-    let stamp = Stamp { segment: SegmentId(u64_at(bytes, 16)), seed: u64_at(bytes, 24) };
-    (crc32c_append(halves(stamp.seed).0, &bytes[4..]) == u32_at(bytes, 0)).then(|| Header {
-        stamp,
+    let incarnation = Incarnation { segment: SegmentId(u64_at(bytes, 16)), seed: u64_at(bytes, 24) };
+    (crc32c_append(halves(incarnation.seed).0, &bytes[4..]) == u32_at(bytes, 0)).then(|| RecordHeader {
+        incarnation,
         version: bytes[12],
         length: u32_at(bytes, 8),
-        synced_through: Place { segment: SegmentId(u64_at(bytes, 32)), offset: u64_at(bytes, 40) },
+        synced_through: LogPosition { segment: SegmentId(u64_at(bytes, 32)), offset: u64_at(bytes, 40) },
         body_checksum: u32_at(bytes, 4),
     })
 }
 
-/// A record, or why there is none at this place.
+/// A record, or why there is none at this position.
 #[derive(Debug)]
-pub(super) enum Read {
+pub(super) enum ReadRecord {
     Record {
-        header: Header,
+        header: RecordHeader,
         record: Record,
         /// Bytes taken, header and padding included.
         taken: usize,
     },
     /// More bytes are needed.
     Short,
-    /// No record of this stamp is whole here.
+    /// No record of this incarnation is whole here.
     Nothing,
 }
 
 /// The record at the front of `bytes`. `offset` is for the error text.
-pub(super) fn read(bytes: &[u8], segment: SegmentId, seed: Option<u64>, offset: u64) -> Result<Read, WalDamage> {
+pub(super) fn read(bytes: &[u8], segment: SegmentId, seed: Option<u64>, offset: u64) -> Result<ReadRecord, WalDamage> {
     if bytes.len() < HEADER {
-        return Ok(Read::Short);
+        return Ok(ReadRecord::Short);
     }
-    let Some(header) = read_header(bytes) else { return Ok(Read::Nothing) };
-    if header.stamp.segment != segment || seed.is_some_and(|seed| seed != header.stamp.seed) {
-        return Ok(Read::Nothing);
+    let Some(header) = read_header(bytes) else { return Ok(ReadRecord::Nothing) };
+    if header.incarnation.segment != segment || seed.is_some_and(|seed| seed != header.incarnation.seed) {
+        return Ok(ReadRecord::Nothing);
     }
     if header.version > WAL_VERSION {
         return Err(WalDamage::Newer { segment, offset, version: header.version });
     }
     let length = header.length as usize;
     let taken = HEADER + padded(length);
-    let Some(body) = bytes.get(HEADER..taken) else { return Ok(Read::Short) };
-    if crc32c_append(halves(header.stamp.seed).1, body) != header.body_checksum {
-        return Ok(Read::Nothing);
+    let Some(body) = bytes.get(HEADER..taken) else { return Ok(ReadRecord::Short) };
+    if crc32c_append(halves(header.incarnation.seed).1, body) != header.body_checksum {
+        return Ok(ReadRecord::Nothing);
     }
     match postcard::take_from_bytes(&body[..length]) {
-        Ok((record, [])) => Ok(Read::Record { header, record, taken }),
+        Ok((record, [])) => Ok(ReadRecord::Record { header, record, taken }),
         _ => Err(WalDamage::Corrupt { segment, offset, what: "the checksum holds but the record does not decode".into() }),
     }
 }
 
-/// Looks for headers of `stamp` anywhere from `from` on: the newest place that one of them calls synced, `None` if there is none.
-pub(super) fn scan(bytes: &[u8], stamp: Stamp, from: u64) -> Option<Place> {
+/// Looks for headers of `incarnation` anywhere from `from` on: the newest position that one of them calls synced, `None` if there is none.
+pub(super) fn scan(bytes: &[u8], incarnation: Incarnation, from: u64) -> Option<LogPosition> {
     let from = usize::try_from(from).unwrap_or(usize::MAX).max(RECORDS_START);
     let mut wanted = [0; 16];
-    wanted[..8].copy_from_slice(&stamp.segment.0.to_le_bytes());
-    wanted[8..].copy_from_slice(&stamp.seed.to_le_bytes());
+    wanted[..8].copy_from_slice(&incarnation.segment.0.to_le_bytes());
+    wanted[8..].copy_from_slice(&incarnation.seed.to_le_bytes());
     let last = bytes.len().checked_sub(HEADER)?;
     (from..=last)
         .step_by(ALIGNMENT)
@@ -243,5 +243,5 @@ pub(super) fn holds_mark(bytes: &[u8]) -> bool {
         .step_by(ALIGNMENT)
         .filter(|at| bytes[at + 12] != 0 && bytes[at + 13..at + 16] == [0; 3])
         .filter_map(|at| read_header(&bytes[at..]))
-        .any(|header| header.synced_through > Place::default())
+        .any(|header| header.synced_through > LogPosition::default())
 }

@@ -1,7 +1,7 @@
 //! The watch actor: requests and views in, responses out.
 
-use super::cohort::{Chunk, ChunkLimits, Cohort, Interest, Matched, Member, chunks};
-use super::stream::{CohortId, Outlet, Place, Stream, Watcher};
+use super::stream::{GroupId, Outlet, Stream, SyncState, Watcher};
+use super::watcher_group::{Chunk, ChunkLimits, Interest, Matched, WatcherGroup, WatcherId, chunks};
 use super::{Canceled, History, HubEffect, HubLimits, WatchEvent, WatchInput, WatchRequest, WatchResponse};
 use crate::command::Refusal;
 use crate::mutant::{Mutant, planted};
@@ -31,12 +31,12 @@ pub struct WatchHub<H> {
     /// Of all streams together.
     undrained_bytes: usize,
     /// Watches that have, or are about to get, all that the view has.
-    head: Cohort,
-    /// Invariant: each has members, and its cursor is below the head's.
-    lagging: BTreeMap<CohortId, Cohort>,
-    /// Invariant: the lagging cohorts, each under its cursor.
-    by_cursor: BTreeMap<Revision, CohortId>,
-    next_cohort: u64,
+    synced: WatcherGroup,
+    /// Invariant: each has members, and its cursor is below the synced group's.
+    unsynced: BTreeMap<GroupId, WatcherGroup>,
+    /// Invariant: the unsynced groups, each under its cursor.
+    by_cursor: BTreeMap<Revision, GroupId>,
+    next_group: u64,
     turns: Turns,
     /// The view could not be read: nothing is tried before the next one.
     is_stalled: bool,
@@ -53,8 +53,8 @@ struct Turns {
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Turn {
-    Head,
-    Lagging(CohortId),
+    Synced,
+    Unsynced(GroupId),
 }
 
 /// How much of history: to read, or read.
@@ -112,15 +112,15 @@ impl<H: History> WatchHub<H> {
     pub fn new(limits: HubLimits, view: Arc<H>, now: Now) -> Self {
         Self {
             limits,
-            head: Cohort::at(view.revision()),
+            synced: WatcherGroup::at(view.revision()),
             view,
             now: now.monotonic,
             streams: BTreeMap::new(),
             watches: 0,
             undrained_bytes: 0,
-            lagging: BTreeMap::new(),
+            unsynced: BTreeMap::new(),
             by_cursor: BTreeMap::new(),
-            next_cohort: 0,
+            next_group: 0,
             turns: Turns::default(),
             is_stalled: false,
             ticks: BTreeSet::new(),
@@ -143,7 +143,7 @@ impl<H: History> WatchHub<H> {
         self.streams.get(&stream).is_some_and(|stream| stream.is_full(&self.limits, self.undrained_bytes))
     }
 
-    /// Advances by one input: answers requests, and hands on what a new view has to those that follow the head. Responses land in
+    /// Advances by one input: answers requests, and hands on what a new view has to the synced group. Responses land in
     /// `out` in the order they are to be sent.
     pub fn step(&mut self, now: Now, input: WatchInput<H>, out: &mut Vec<HubEffect>) {
         self.now = self.now.max(now.monotonic);
@@ -162,7 +162,7 @@ impl<H: History> WatchHub<H> {
         self.check_invariants();
     }
 
-    /// Reads one slice of history for those that lag, and tells progress that is due.
+    /// Reads one slice of history for an unsynced group, and tells progress that is due.
     pub fn flush(&mut self, now: Now, out: &mut Vec<HubEffect>) {
         self.now = self.now.max(now.monotonic);
         let out = &mut Outlet { effects: out, undrained_bytes: self.undrained_bytes };
@@ -173,14 +173,14 @@ impl<H: History> WatchHub<H> {
     }
 
     fn on_published(&mut self, view: Arc<H>, out: &mut Outlet<'_>) {
-        if view.revision() < self.view.revision() || view.compacted() < self.view.compacted() {
+        if view.revision() < self.view.revision() || view.compact_revision() < self.view.compact_revision() {
             return;
         }
         self.view = view;
         self.is_stalled = false;
-        // A head that is still busy with an earlier view waits for its turn.
-        if !self.turns.places.contains_key(&Turn::Head) {
-            self.advance_head(self.slice(), out);
+        // A synced group that is still busy with an earlier view waits for its turn.
+        if !self.turns.places.contains_key(&Turn::Synced) {
+            self.advance_synced(self.slice(), out);
         }
     }
 
@@ -193,8 +193,8 @@ impl<H: History> WatchHub<H> {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         // Above the hub's own bound a stream has as many as it has already.
         let watches_max = if self.watches < self.limits.hub_watches { self.limits.stream_watches } else { stream.watches.len() };
-        let (watch, interest) = match admit(stream, request, watches_max) {
-            Ok(admitted) => admitted,
+        let (watch, interest) = match check_request(stream, request, watches_max) {
+            Ok(checked) => checked,
             Err(reason) => {
                 let canceled = Some(reason);
                 return stream.emit(
@@ -206,7 +206,7 @@ impl<H: History> WatchHub<H> {
         };
         stream.emit(id, WatchResponse { revision, watch, created: true, ..WatchResponse::default() }, out);
         let owed = if request.start_revision == Revision(0) { revision.next() } else { request.start_revision };
-        let floor = self.view.compacted();
+        let floor = self.view.compact_revision();
         if owed < floor {
             return stream.emit(id, compacted(watch, floor), out);
         }
@@ -233,7 +233,7 @@ impl<H: History> WatchHub<H> {
     /// Answered only if every watch of the stream has all there is, so that the answer may serve as a bookmark for each of them.
     fn on_progress(&mut self, id: StreamId, out: &mut Outlet<'_>) {
         let revision = self.view.revision();
-        let is_current = self.is_head_current();
+        let is_current = self.is_synced_current();
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let is_synced = stream.watches.values().all(|watcher| has_all(watcher, is_current, revision) || planted(Mutant::V4));
         if !stream.watches.is_empty() && is_synced && !stream.is_full(&self.limits, out.undrained_bytes) {
@@ -245,7 +245,7 @@ impl<H: History> WatchHub<H> {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.drain(bytes, out);
         if !stream.is_full(&self.limits, out.undrained_bytes) {
-            for (watch, owed) in core::mem::take(&mut stream.parked) {
+            for (watch, owed) in core::mem::take(&mut stream.victims) {
                 self.place((id, watch), owed);
             }
         }
@@ -268,8 +268,8 @@ impl<H: History> WatchHub<H> {
         let mut budget = self.slice();
         while budget.events > 0 && budget.bytes > 0 && self.has_history_to_read() {
             let read = match self.turns.take() {
-                Some(Turn::Head) => self.advance_head(budget, out),
-                Some(Turn::Lagging(id)) => self.advance_lagging(id, budget, out),
+                Some(Turn::Synced) => self.advance_synced(budget, out),
+                Some(Turn::Unsynced(id)) => self.advance_unsynced(id, budget, out),
                 None => break,
             };
             // A turn that found nothing counts too, or a flush over many such turns would have no bound.
@@ -282,13 +282,13 @@ impl<H: History> WatchHub<H> {
         !self.is_stalled && !self.turns.line.is_empty()
     }
 
-    fn is_head_current(&self) -> bool {
-        self.head.cursor == self.view.revision()
+    fn is_synced_current(&self) -> bool {
+        self.synced.cursor == self.view.revision()
     }
 
     fn tick(&mut self, out: &mut Outlet<'_>) {
         let revision = self.view.revision();
-        let is_current = self.is_head_current();
+        let is_current = self.is_synced_current();
         while let Some(&(at, id)) = self.ticks.first().filter(|(at, _)| *at <= self.now) {
             self.ticks.remove(&(at, id));
             let stream = self.streams.get_mut(&id).expect("a closed stream has no tick");
@@ -312,92 +312,92 @@ impl<H: History> WatchHub<H> {
         }
     }
 
-    /// Puts a watch that belongs to no cohort where the revision it is owed next will be read.
-    fn place(&mut self, member: Member, owed: Revision) {
+    /// Puts a watch that belongs to no group where the revision it is owed next will be read.
+    fn place(&mut self, member: WatcherId, owed: Revision) {
         let watcher = self.streams.get_mut(&member.0).and_then(|stream| stream.watches.get_mut(&member.1)).expect("a known watch");
-        if owed > self.head.cursor {
-            watcher.place = Place::Head;
-            return self.head.add(&watcher.interest, member, owed);
+        if owed > self.synced.cursor {
+            watcher.sync_state = SyncState::Synced;
+            return self.synced.add(&watcher.interest, member, owed);
         }
         let cursor = Revision(owed.0 - 1);
         let id = *self.by_cursor.entry(cursor).or_insert_with(|| {
-            let id = CohortId(self.next_cohort);
-            self.next_cohort += 1;
-            self.turns.join(Turn::Lagging(id));
+            let id = GroupId(self.next_group);
+            self.next_group += 1;
+            self.turns.join(Turn::Unsynced(id));
             id
         });
-        watcher.place = Place::Lagging(id);
-        self.lagging.entry(id).or_insert_with(|| Cohort::at(cursor)).add(&watcher.interest, member, owed);
+        watcher.sync_state = SyncState::Unsynced(id);
+        self.unsynced.entry(id).or_insert_with(|| WatcherGroup::at(cursor)).add(&watcher.interest, member, owed);
     }
 
     /// Forgets a watch; `false` if there is none.
-    fn remove(&mut self, member: Member) -> bool {
+    fn remove(&mut self, member: WatcherId) -> bool {
         let Some(stream) = self.streams.get_mut(&member.0) else { return false };
         let Some(watcher) = stream.watches.remove(&member.1) else { return false };
         self.watches -= 1;
-        match watcher.place {
-            Place::Head => self.head.remove(&watcher.interest, member),
-            Place::Parked => drop(stream.parked.remove(&member.1)),
-            Place::Lagging(id) => {
-                let cohort = self.lagging.get_mut(&id).expect("the cohort of a watch");
-                cohort.remove(&watcher.interest, member);
-                if cohort.is_empty() {
-                    self.by_cursor.remove(&cohort.cursor);
-                    self.lagging.remove(&id);
-                    self.turns.leave(Turn::Lagging(id));
+        match watcher.sync_state {
+            SyncState::Synced => self.synced.remove(&watcher.interest, member),
+            SyncState::Victim => drop(stream.victims.remove(&member.1)),
+            SyncState::Unsynced(id) => {
+                let group = self.unsynced.get_mut(&id).expect("the group of a watch");
+                group.remove(&watcher.interest, member);
+                if group.is_empty() {
+                    self.by_cursor.remove(&group.cursor);
+                    self.unsynced.remove(&id);
+                    self.turns.leave(Turn::Unsynced(id));
                 }
             }
         }
         true
     }
 
-    fn advance_head(&mut self, budget: Slice, out: &mut Outlet<'_>) -> Slice {
-        let mut head = core::mem::take(&mut self.head);
-        let read = self.advance(&mut head, budget, None, out);
-        self.head = head;
-        if !self.is_head_current() {
-            self.turns.join(Turn::Head);
+    fn advance_synced(&mut self, budget: Slice, out: &mut Outlet<'_>) -> Slice {
+        let mut synced = core::mem::take(&mut self.synced);
+        let read = self.advance(&mut synced, budget, None, out);
+        self.synced = synced;
+        if !self.is_synced_current() {
+            self.turns.join(Turn::Synced);
         }
         read
     }
 
-    fn advance_lagging(&mut self, id: CohortId, budget: Slice, out: &mut Outlet<'_>) -> Slice {
-        let mut cohort = self.lagging.remove(&id).expect("who has a turn is lagging");
-        self.by_cursor.remove(&cohort.cursor);
-        let read = self.advance(&mut cohort, budget, Some(id), out);
-        if cohort.is_empty() {
+    fn advance_unsynced(&mut self, id: GroupId, budget: Slice, out: &mut Outlet<'_>) -> Slice {
+        let mut group = self.unsynced.remove(&id).expect("who has a turn is unsynced");
+        self.by_cursor.remove(&group.cursor);
+        let read = self.advance(&mut group, budget, Some(id), out);
+        if group.is_empty() {
             return read;
         }
-        if cohort.cursor >= self.head.cursor {
-            move_members(&mut self.streams, &cohort, &mut self.head, Place::Head);
-        } else if let Some(&other) = self.by_cursor.get(&cohort.cursor) {
-            let into = self.lagging.get_mut(&other).expect("a cohort under its cursor");
-            move_members(&mut self.streams, &cohort, into, Place::Lagging(other));
+        if group.cursor >= self.synced.cursor {
+            move_members(&mut self.streams, &group, &mut self.synced, SyncState::Synced);
+        } else if let Some(&other) = self.by_cursor.get(&group.cursor) {
+            let into = self.unsynced.get_mut(&other).expect("a group under its cursor");
+            move_members(&mut self.streams, &group, into, SyncState::Unsynced(other));
         } else {
-            self.by_cursor.insert(cohort.cursor, id);
-            self.lagging.insert(id, cohort);
-            self.turns.join(Turn::Lagging(id));
+            self.by_cursor.insert(group.cursor, id);
+            self.unsynced.insert(id, group);
+            self.turns.join(Turn::Unsynced(id));
         }
         read
     }
 
-    /// Reads the next slice for one cohort and hands it out; more than `budget` only to complete a revision. `lagging`: not beyond
-    /// the head, which would otherwise be overtaken. Says how much was read.
-    fn advance(&mut self, cohort: &mut Cohort, budget: Slice, lagging: Option<CohortId>, out: &mut Outlet<'_>) -> Slice {
+    /// Reads the next slice for one group and hands it out; more than `budget` only to complete a revision. `unsynced`: not beyond
+    /// the synced group, which would otherwise be overtaken. Says how much was read.
+    fn advance(&mut self, group: &mut WatcherGroup, budget: Slice, unsynced: Option<GroupId>, out: &mut Outlet<'_>) -> Slice {
         let view = Arc::clone(&self.view);
-        let stop = if lagging.is_some() { self.head.cursor } else { view.revision() };
-        self.cancel_compacted(cohort, out);
-        if cohort.is_empty() || cohort.cursor >= stop {
-            cohort.cursor = cohort.cursor.max(stop);
+        let stop = if unsynced.is_some() { self.synced.cursor } else { view.revision() };
+        self.cancel_compacted(group, out);
+        if group.is_empty() || group.cursor >= stop {
+            group.cursor = group.cursor.max(stop);
             return Slice::default();
         }
-        let slice = view.events(cohort.cursor, budget.events, budget.bytes);
+        let slice = view.events(group.cursor, budget.events, budget.bytes);
         let mut read = slice.as_ref().map_or_else(|_| Slice::default(), |events| Slice::of(events));
         // Only now is it known that nothing of the slice was compacted away while it was read.
-        if self.cancel_compacted(cohort, out) {
+        if self.cancel_compacted(group, out) {
             return read;
         }
-        let Some((mut events, mut through)) = slice.ok().and_then(|events| self.whole(cohort.cursor, events, budget)) else {
+        let Some((mut events, mut through)) = slice.ok().and_then(|events| self.whole(group.cursor, events, budget)) else {
             // Compacted beneath this view, so a newer one is on its way; or the store is broken, and the member about to stop.
             self.is_stalled = true;
             return read;
@@ -406,12 +406,12 @@ impl<H: History> WatchHub<H> {
             events.truncate(events.partition_point(|event| event.id.main <= stop));
             through = stop;
         }
-        if let Some(id) = lagging {
-            self.absorb(cohort, id, through);
+        if let Some(id) = unsynced {
+            self.absorb(group, id, through);
         }
-        match self.deliver(cohort, &events, lagging.map(|_| through), out) {
+        match self.deliver(group, &events, unsynced.map(|_| through), out) {
             Ok(delivered) => {
-                cohort.cursor = delivered.through.unwrap_or(through);
+                group.cursor = delivered.through.unwrap_or(through);
                 read.bytes += delivered.previous_bytes;
             }
             Err(_) => self.is_stalled = true,
@@ -435,20 +435,20 @@ impl<H: History> WatchHub<H> {
         (is_cut || last.main == self.view.revision()).then_some((events, last.main))
     }
 
-    /// Cancels the members of a cohort whose next revision is below the floor. Says whether the cohort's own was.
-    fn cancel_compacted(&mut self, cohort: &mut Cohort, out: &mut Outlet<'_>) -> bool {
-        let floor = self.view.compacted();
-        if cohort.cursor.next() >= floor {
+    /// Cancels the members of a group whose next revision is below the floor. Says whether the group's own was.
+    fn cancel_compacted(&mut self, group: &mut WatcherGroup, out: &mut Outlet<'_>) -> bool {
+        let floor = self.view.compact_revision();
+        if group.cursor.next() >= floor {
             return false;
         }
-        for (member, interest, owed) in cohort.members() {
+        for (member, interest, owed) in group.members() {
             if owed >= floor {
                 continue;
             }
-            cohort.remove(&interest, member);
+            group.remove(&interest, member);
             let stream = self.streams.get_mut(&member.0).expect("the stream of a member");
             if stream.is_full(&self.limits, out.undrained_bytes) {
-                stream.park(member.1, owed);
+                stream.add_victim(member.1, owed);
             } else {
                 stream.watches.remove(&member.1);
                 self.watches -= 1;
@@ -456,60 +456,59 @@ impl<H: History> WatchHub<H> {
             }
         }
         // Whoever is left is owed nothing before the floor.
-        cohort.cursor = Revision(floor.0 - 1);
+        group.cursor = Revision(floor.0 - 1);
         true
     }
 
-    /// Takes in the cohorts that the slice passes: one read serves them all, each from where it stands.
-    fn absorb(&mut self, cohort: &mut Cohort, id: CohortId, through: Revision) {
-        while let Some((&cursor, &other)) = self.by_cursor.range(cohort.cursor..through).next() {
+    /// Takes in the groups that the slice passes: one read serves them all, each from where it stands.
+    fn absorb(&mut self, group: &mut WatcherGroup, id: GroupId, through: Revision) {
+        while let Some((&cursor, &other)) = self.by_cursor.range(group.cursor..through).next() {
             self.by_cursor.remove(&cursor);
-            self.turns.leave(Turn::Lagging(other));
-            let passed = self.lagging.remove(&other).expect("a cohort under its cursor");
-            move_members(&mut self.streams, &passed, cohort, Place::Lagging(id));
+            self.turns.leave(Turn::Unsynced(other));
+            let passed = self.unsynced.remove(&other).expect("a group under its cursor");
+            move_members(&mut self.streams, &passed, group, SyncState::Unsynced(id));
         }
     }
 
-    /// Hands a slice to those members of a cohort that want some of it. `through` is where a slice of history ends. If what was
+    /// Hands a slice to those members of a group that want some of it. `through` is where a slice of history ends. If what was
     /// before the events is too much for one slice, only a part of it is handed out. Fails, having sent nothing, if the store does.
     fn deliver(
         &mut self,
-        cohort: &mut Cohort,
+        group: &mut WatcherGroup,
         mut events: &[Event],
         mut through: Option<Revision>,
         out: &mut Outlet<'_>,
     ) -> Result<Delivered, Refusal> {
-        let mut matched = cohort.matched(events);
+        let mut matched = group.matched(events);
         let Previous { versions: previous, bytes: previous_bytes, end } = self.read_previous(&matched, events)?;
         let mut delivered = Delivered { through: None, previous_bytes };
         if end < events.len() {
             events = &events[..end];
             delivered.through = events.last().map(|event| event.id.main);
             through = through.and(delivered.through);
-            matched = cohort.matched(events);
+            matched = group.matched(events);
         }
         let store_revision = through.map(|_| self.view.revision());
-        let mut parked: Vec<(Member, Revision)> = Vec::new();
-        for group in &matched {
+        let mut victims: Vec<(WatcherId, Revision)> = Vec::new();
+        for set in &matched {
             // Chunks by the first event wanted: the same ones for all members but those that start within the slice.
             let mut shared: BTreeMap<usize, Vec<Chunk>> = BTreeMap::new();
-            for (&member, &owed) in group.members {
-                let first = group.places.partition_point(|&place| events[place].id.main < owed);
-                if first == group.places.len() {
+            for (&member, &owed) in set.members {
+                let first = set.places.partition_point(|&place| events[place].id.main < owed);
+                if first == set.places.len() {
                     continue;
                 }
-                let chunks =
-                    shared.entry(first).or_insert_with(|| self.chunks(&group.places[first..], group.needs.prev_kv, events, &previous));
+                let chunks = shared.entry(first).or_insert_with(|| self.chunks(&set.places[first..], set.needs.prev_kv, events, &previous));
                 let stream = self.streams.get_mut(&member.0).expect("the stream of a member");
                 if let Some(owed) = stream.send_chunks(member, chunks, &self.limits, (through, store_revision), out) {
-                    parked.push((member, owed));
+                    victims.push((member, owed));
                 }
             }
         }
-        for (member, owed) in parked {
+        for (member, owed) in victims {
             let stream = self.streams.get_mut(&member.0).expect("the stream of a member");
-            cohort.remove(&stream.watches[&member.1].interest, member);
-            stream.park(member.1, owed);
+            group.remove(&stream.watches[&member.1].interest, member);
+            stream.add_victim(member.1, owed);
         }
         Ok(delivered)
     }
@@ -519,8 +518,7 @@ impl<H: History> WatchHub<H> {
     fn read_previous(&self, matched: &[Matched<'_>], events: &[Event]) -> Result<Previous, Refusal> {
         let mut previous = Previous { versions: BTreeMap::new(), bytes: 0, end: events.len() };
         let mut last = Revision::default();
-        let wanted: BTreeSet<usize> =
-            matched.iter().filter(|group| group.needs.prev_kv).flat_map(|group| group.places.iter().copied()).collect();
+        let wanted: BTreeSet<usize> = matched.iter().filter(|set| set.needs.prev_kv).flat_map(|set| set.places.iter().copied()).collect();
         for place in wanted {
             let event = &events[place];
             if event.id.main != last && previous.bytes >= self.limits.slice_bytes.max(1) {
@@ -554,49 +552,49 @@ impl<H: History> WatchHub<H> {
 
     /// What holds after each step and is cheap to look at.
     fn check_invariants(&self) {
-        let Self { head, view, lagging, by_cursor, turns, .. } = self;
-        assert!(head.cursor <= view.revision(), "the head is at {}, beyond the view at {}", head.cursor, view.revision());
+        let Self { synced, view, unsynced, by_cursor, turns, .. } = self;
+        assert!(synced.cursor <= view.revision(), "the synced group is at {}, beyond the view at {}", synced.cursor, view.revision());
         assert!(self.watches <= self.limits.hub_watches, "{} watches, more than the hub may have", self.watches);
-        assert_eq!(lagging.len(), by_cursor.len(), "two cohorts at one revision");
-        assert_eq!(turns.line.len(), lagging.len() + usize::from(!self.is_head_current()), "who has something to read has a turn");
+        assert_eq!(unsynced.len(), by_cursor.len(), "two groups at one revision");
+        assert_eq!(turns.line.len(), unsynced.len() + usize::from(!self.is_synced_current()), "who has something to read has a turn");
         if let Some((cursor, _)) = by_cursor.last_key_value() {
-            assert!(*cursor < head.cursor, "a cohort lags at {cursor}, not before the head at {}", head.cursor);
+            assert!(*cursor < synced.cursor, "a group is unsynced at {cursor}, not before the synced one at {}", synced.cursor);
         }
         if cfg!(debug_assertions) && self.streams.len() <= 8 {
-            self.check_places();
+            self.check_sync_states();
         }
     }
 
-    /// Every watch is in exactly one place, and that is the one it believes to be in.
-    fn check_places(&self) {
+    /// Every watch is synced, unsynced or a victim, and as which it believes itself to be.
+    fn check_sync_states(&self) {
         let mut count = (0, 0, 0);
         for stream in self.streams.values() {
             for (watch, watcher) in &stream.watches {
-                match watcher.place {
-                    Place::Head => count.0 += 1,
-                    Place::Lagging(id) => {
-                        assert!(self.lagging.contains_key(&id), "watch {watch} reads with nobody");
+                match watcher.sync_state {
+                    SyncState::Synced => count.0 += 1,
+                    SyncState::Unsynced(id) => {
+                        assert!(self.unsynced.contains_key(&id), "watch {watch} reads with nobody");
                         count.1 += 1;
                     }
-                    Place::Parked => {
-                        assert!(stream.parked.contains_key(watch), "watch {watch} is parked at no revision");
+                    SyncState::Victim => {
+                        assert!(stream.victims.contains_key(watch), "watch {watch} is a victim at no revision");
                         count.2 += 1;
                     }
                 }
             }
         }
-        let lagging: usize = self.lagging.values().map(Cohort::len).sum();
-        let parked: usize = self.streams.values().map(|stream| stream.parked.len()).sum();
-        assert_eq!(count, (self.head.len(), lagging, parked), "watches at the head, lagging and parked");
-        assert!(self.lagging.values().all(|cohort| !cohort.is_empty()), "a cohort of nobody");
+        let unsynced: usize = self.unsynced.values().map(WatcherGroup::len).sum();
+        let victims: usize = self.streams.values().map(|stream| stream.victims.len()).sum();
+        assert_eq!(count, (self.synced.len(), unsynced, victims), "watches synced, unsynced and victims");
+        assert!(self.unsynced.values().all(|group| !group.is_empty()), "a group of nobody");
         assert_eq!(self.watches, count.0 + count.1 + count.2, "watches of all streams");
         assert_eq!(self.undrained_bytes, self.streams.values().map(|stream| stream.undrained_bytes).sum(), "bytes of all streams");
     }
 }
 
 /// Whether a watch was given everything through the newest revision, and had reason to expect it.
-fn has_all(watcher: &Watcher, is_head_current: bool, revision: Revision) -> bool {
-    watcher.place == Place::Head && is_head_current && watcher.start_revision <= revision
+fn has_all(watcher: &Watcher, is_synced_current: bool, revision: Revision) -> bool {
+    watcher.sync_state == SyncState::Synced && is_synced_current && watcher.start_revision <= revision
 }
 
 fn compacted(watch: WatchId, floor: Revision) -> WatchResponse {
@@ -604,7 +602,7 @@ fn compacted(watch: WatchId, floor: Revision) -> WatchResponse {
 }
 
 /// Checks a request and gives it an id.
-fn admit(stream: &mut Stream, request: &WatchRequest, watches_max: usize) -> Result<(WatchId, Interest), Canceled> {
+fn check_request(stream: &mut Stream, request: &WatchRequest, watches_max: usize) -> Result<(WatchId, Interest), Canceled> {
     let interest = Interest::new(request).ok_or(Canceled::EmptyRange)?;
     if request.start_revision < Revision(0) {
         return Err(Canceled::NegativeStart);
@@ -616,10 +614,10 @@ fn admit(stream: &mut Stream, request: &WatchRequest, watches_max: usize) -> Res
     Ok((watch, interest))
 }
 
-fn move_members(streams: &mut BTreeMap<StreamId, Stream>, from: &Cohort, into: &mut Cohort, place: Place) {
+fn move_members(streams: &mut BTreeMap<StreamId, Stream>, from: &WatcherGroup, into: &mut WatcherGroup, sync_state: SyncState) {
     for (member, interest, owed) in from.members() {
         into.add(&interest, member, owed);
         let watcher = streams.get_mut(&member.0).and_then(|stream| stream.watches.get_mut(&member.1));
-        watcher.expect("a known watch").place = place;
+        watcher.expect("a known watch").sync_state = sync_state;
     }
 }

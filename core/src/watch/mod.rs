@@ -4,28 +4,28 @@
 //! from the view, from memory or from disk alike, so publishing never waits for a watcher and a slow one costs only its own budget.
 //!
 //! ```text
-//!              start in the past              caught up
-//!   Create ──────────────────────> lagging ─────────────> head <── start 0 or ahead
+//!              start in the past               caught up
+//!   Create ──────────────────────> unsynced ─────────────> synced <── start 0 or ahead
 //!                                     ^  └─┐ stream full    │ stream full
 //!                                     │    v                v
-//!                                  drained └──── parked <───┘
+//!                                  drained └──── victim <───┘
 //! ```
 //!
-//! Watches at the same revision form a [`cohort`](self): its events are read once, matched by key, and shared. The head cohort
-//! advances with each published view; a lagging one reads history in slices, one slice a flush, in turn, and on its way takes
-//! along the cohorts it passes. A slice is read first and the compaction floor looked at again afterwards: if it passed the slice's
+//! The words are etcd's. Watches at the same revision form a watcher group: its events are read once, matched by key, and shared. The
+//! synced group advances with each published view; an unsynced one reads history in slices, one slice a flush, in turn, and on its way takes
+//! along the groups it passes. A slice is read first and the compaction floor looked at again afterwards: if it passed the slice's
 //! start, the slice may have holes, and its watches are cancelled as compacted. A slice that has holes all the same was read from
 //! a view whose rows are gone by now: it is thrown away, and the next view says where the floor is.
 //!
 //! The guarantees, and what gives them: *ordered* and *unique*, because a watch has one cursor that only grows; *reliable*,
 //! because a cursor moves only past events that were handed out; *atomic*, because slices and responses end between revisions;
-//! *resumable*, because any start not below the floor is served; *bookmarkable*, because progress is told only at the head.
+//! *resumable*, because any start not below the floor is served; *bookmarkable*, because progress is told only to synced watches.
 
-mod cohort;
 mod display;
 mod hub;
 mod interval;
 mod stream;
+mod watcher_group;
 
 pub use hub::WatchHub;
 
@@ -96,8 +96,8 @@ pub struct WatchRequest {
 pub trait History {
     /// As [`View::revision`].
     fn revision(&self) -> Revision;
-    /// As [`View::compacted`].
-    fn compacted(&self) -> Revision;
+    /// As [`View::compact_revision`].
+    fn compact_revision(&self) -> Revision;
     /// As [`View::events`].
     fn events(&self, after: Revision, limit: usize, bytes: usize) -> Result<Vec<Event>, Refusal>;
     /// As [`View::at`].
@@ -108,8 +108,8 @@ impl<R: StateReader> History for View<R> {
     fn revision(&self) -> Revision {
         Self::revision(self)
     }
-    fn compacted(&self) -> Revision {
-        Self::compacted(self)
+    fn compact_revision(&self) -> Revision {
+        Self::compact_revision(self)
     }
     fn events(&self, after: Revision, limit: usize, bytes: usize) -> Result<Vec<Event>, Refusal> {
         Self::events(self, after, limit, bytes)

@@ -1,23 +1,23 @@
 //! One client's stream: its watches, and how many bytes it was handed and has not taken.
 
-use super::cohort::{Chunk, Interest, Member};
+use super::watcher_group::{Chunk, Interest, WatcherId};
 use super::{HubEffect, HubLimits, WatchRequest, WatchResponse};
 use crate::types::{Monotonic, Revision, StreamId, WatchId};
 use alloc::{collections::BTreeMap, vec::Vec};
 
-/// Names a cohort of lagging watches.
+/// Names a group of unsynced watches.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct CohortId(pub u64);
+pub(super) struct GroupId(pub u64);
 
 /// Where a watch stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Place {
+pub(super) enum SyncState {
     /// With those that have everything the newest view has, or are being brought there together.
-    Head,
+    Synced,
     /// Reading history with others at the same revision.
-    Lagging(CohortId),
-    /// Its stream must be drained first; [`Stream::parked`] has where it goes on.
-    Parked,
+    Unsynced(GroupId),
+    /// Blocked: its stream must be drained first; [`Stream::victims`] has where it goes on.
+    Victim,
 }
 
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(super) struct Watcher {
     pub start_revision: Revision,
     pub progress_notify: bool,
     pub fragment: bool,
-    pub place: Place,
+    pub sync_state: SyncState,
     /// Had no events since the last progress tick.
     pub is_idle: bool,
 }
@@ -35,8 +35,8 @@ pub(super) struct Watcher {
 #[derive(Debug, Default)]
 pub(super) struct Stream {
     pub watches: BTreeMap<WatchId, Watcher>,
-    /// Watches in [`Place::Parked`], each with the first revision it is owed.
-    pub parked: BTreeMap<WatchId, Revision>,
+    /// Watches in [`SyncState::Victim`], each with the first revision it is owed.
+    pub victims: BTreeMap<WatchId, Revision>,
     pub undrained_bytes: usize,
     /// When progress is due; `None` while no watch asks for it.
     pub tick: Option<Monotonic>,
@@ -57,7 +57,7 @@ impl Watcher {
             start_revision: request.start_revision,
             progress_notify: request.progress_notify,
             fragment: request.fragment,
-            place: Place::Head,
+            sync_state: SyncState::Synced,
             is_idle: true,
         }
     }
@@ -77,9 +77,9 @@ impl Stream {
         Some(id)
     }
 
-    pub fn park(&mut self, watch: WatchId, owed: Revision) {
-        self.watches.get_mut(&watch).expect("a watch of this stream").place = Place::Parked;
-        self.parked.insert(watch, owed);
+    pub fn add_victim(&mut self, watch: WatchId, owed: Revision) {
+        self.watches.get_mut(&watch).expect("a watch of this stream").sync_state = SyncState::Victim;
+        self.victims.insert(watch, owed);
     }
 
     /// Puts a response on the stream, whatever its budget.
@@ -108,7 +108,7 @@ impl Stream {
     /// newest there is.
     pub fn send_chunks(
         &mut self,
-        (id, watch): Member,
+        (id, watch): WatcherId,
         chunks: &mut [Chunk],
         limits: &HubLimits,
         (through, store_revision): (Option<Revision>, Option<Revision>),

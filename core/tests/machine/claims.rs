@@ -80,9 +80,9 @@ impl Member {
         self.step(MachineInput::Persisted(self.persisted, self.store.clone()))
     }
 
-    fn sweep(&mut self) {
+    fn compact_all(&mut self) {
         while self.machine.has_background_work() {
-            self.step(MachineInput::Slice);
+            self.step(MachineInput::BackgroundWork);
         }
     }
 }
@@ -202,7 +202,7 @@ fn the_marks_of_a_compaction_never_change() {
     member.apply(&Command::Put(put("a", "2"))).unwrap();
     member.apply(&Command::Compact(Compact { revision: Revision(3), physical: false })).unwrap();
     member.persist();
-    member.sweep();
+    member.compact_all();
     member.persist();
     let row = |name: &str| hex(&member.store.get(Table::Meta, name.as_bytes()).unwrap().unwrap());
     insta::assert_snapshot!(row("floor"), @"020000004d0862c40106");
@@ -304,11 +304,14 @@ fn rows_are_retired_only_after_a_sync_that_covers_their_move() {
         member.apply(&Command::Put(put("a", &value.to_string()))).unwrap();
     }
     member.apply(&Command::Compact(Compact { revision: Revision(6), physical: false })).unwrap();
-    member.sweep();
-    assert!(member.commits.iter().all(|(_, batch)| !has_row(batch, Table::Meta, "swept")), "nothing is persisted, so nothing may be swept");
+    member.compact_all();
+    assert!(
+        member.commits.iter().all(|(_, batch)| !has_row(batch, Table::Meta, "swept")),
+        "nothing is persisted, so nothing may be compacted"
+    );
     member.persist();
     let before = member.persisted;
-    member.sweep();
+    member.compact_all();
     assert_eq!(retired(&member.step(MachineInput::Synced(before))), None);
     let effects = member.persist();
     assert!(effects.iter().any(|effect| matches!(effect, MachineEffect::SyncState)));
@@ -318,13 +321,13 @@ fn rows_are_retired_only_after_a_sync_that_covers_their_move() {
 }
 
 #[test]
-fn the_mark_of_the_sweep_is_in_the_batch_of_its_moves() {
+fn compacted_to_is_in_the_batch_of_its_moves() {
     let mut member = Member::new(100);
     member.apply(&Command::Put(put("a", "1"))).unwrap();
     member.apply(&Command::Put(put("b", "1"))).unwrap();
     member.apply(&Command::Compact(Compact { revision: Revision(3), physical: false })).unwrap();
     member.persist();
-    let effects = member.step(MachineInput::Slice);
+    let effects = member.step(MachineInput::BackgroundWork);
     let batches: Vec<_> =
         effects.iter().filter_map(|e| if let MachineEffect::Persist { batch, .. } = e { Some(batch) } else { None }).collect();
     let [batch] = batches.as_slice() else { panic!("{effects:?}") };
@@ -341,7 +344,7 @@ fn a_physical_compaction_is_answered_when_its_space_is_given_back() {
     let effects = member.effects(&Command::Compact(Compact { revision: Revision(4), physical: true }));
     assert_eq!(reply(&effects), None);
     member.persist();
-    member.sweep();
+    member.compact_all();
     member.persist();
     let synced = member.persisted;
     let effects = member.step(MachineInput::Synced(synced));
@@ -374,7 +377,7 @@ fn a_delete_at_the_floor_is_still_told_to_a_watch_from_there() {
     member.apply(&Command::Put(put("b", "1"))).unwrap();
     member.apply(&Command::Compact(Compact { revision: Revision(3), physical: false })).unwrap();
     member.persist();
-    member.sweep();
+    member.compact_all();
     member.persist();
     let view = member.machine.view();
     let events = view.events(Revision(2), 10, usize::MAX).unwrap();
@@ -417,7 +420,7 @@ fn one_flush_publishes_then_answers_then_writes_behind() {
     persist batch 1 of 6 rows to 1/3
     applied 3
     ");
-    assert!(member.step(MachineInput::Slice).is_empty());
+    assert!(member.step(MachineInput::BackgroundWork).is_empty());
 }
 
 /// Many keys, put by a few txns.
@@ -590,7 +593,7 @@ fn members_hash_alike_wherever_their_background_work_stands() {
         let altered = if n == 50 { Command::Put(put(&name, "altered")) } else { command };
         other.apply(&altered).unwrap();
         busy.persist();
-        busy.step(MachineInput::Slice);
+        busy.step(MachineInput::BackgroundWork);
         assert_eq!(lazy.machine.view().digest(), busy.machine.view().digest());
         for revision in [0, 31, 35] {
             let hash = lazy.machine.view().hash_kv(Revision(revision));
@@ -621,7 +624,7 @@ fn the_hashes_at_the_last_compactions_stay_what_they_were() {
         let compact = Command::Compact(Compact { revision, physical: true });
         assert_eq!(reply(&member.effects(&compact)), None);
         member.persist();
-        member.sweep();
+        member.compact_all();
         member.persist();
         let synced = member.persisted;
         let effects = member.step(MachineInput::Synced(synced));
@@ -646,7 +649,7 @@ fn the_hashes_at_the_last_compactions_stay_what_they_were() {
 #[test]
 fn a_store_of_a_newer_format_is_refused() {
     let mut member = Member::new(10);
-    member.step(MachineInput::Slice);
+    member.step(MachineInput::BackgroundWork);
     member.persist();
     let mut row = vec![];
     quorate_core::codec::encode(1, &2_u32, &mut row);
@@ -677,11 +680,11 @@ fn a_store_whose_two_generations_do_not_join_is_refused_at_open() {
     member.apply(&Command::Txn(then(vec![Op::Put(put("a", "2")), Op::Put(put("e", "2")), Op::Put(put("f", "2"))]))).unwrap();
     member.apply(&Command::Compact(Compact { revision: Revision(4), physical: false })).unwrap();
     member.persist();
-    let unswept = member.store.clone();
-    member.sweep();
+    let uncompacted = member.store.clone();
+    member.compact_all();
     member.persist();
     let open = |store: &MemoryStore| Machine::open(settings(limits(10)), store.clone()).map(|_| ()).map_err(|error| error.0);
-    open(&unswept).unwrap();
+    open(&uncompacted).unwrap();
     open(&member.store).unwrap();
     let without = |id: RevisionId| {
         let mut store = member.store.clone();
@@ -690,7 +693,7 @@ fn a_store_whose_two_generations_do_not_join_is_refused_at_open() {
         store.write(&batch);
         store
     };
-    // Revisions 2 and 3 are swept, 6 is a txn of three changes.
+    // Revisions 2 and 3 are compacted, 6 is a txn of three changes.
     open(&without(RevisionId { main: Revision(3), sub: 0 })).unwrap();
     for (main, sub, what) in [(4, 0, "between"), (5, 0, "between"), (6, 0, "between"), (6, 1, "between")] {
         let error = open(&without(RevisionId { main: Revision(main), sub })).unwrap_err();
@@ -700,7 +703,7 @@ fn a_store_whose_two_generations_do_not_join_is_refused_at_open() {
     headless.retire(Table::Recent, RevisionId { main: Revision(7), sub: 0 });
     assert!(open(&headless).unwrap_err().contains("the newest revision is 6"));
     // What was moved without the mark of how far.
-    let mut moved = unswept;
+    let mut moved = uncompacted;
     let mut batch = quorate_core::storage::WriteBatch::default();
     member
         .store
@@ -717,7 +720,7 @@ fn a_store_whose_two_generations_do_not_join_is_refused_at_open() {
 fn a_model_and_a_machine_start_alike() {
     let (member, model) = (Member::new(1), Model::default());
     let view = member.machine.view();
-    assert_eq!((view.revision().0, view.compacted().0, view.key_count()), (model.revision, model.floor, model.live_count() as u64));
+    assert_eq!((view.revision().0, view.compact_revision().0, view.key_count()), (model.revision, model.floor, model.live_count() as u64));
     assert_eq!(view.range(&get("a")), model.range(&get("a"), model.now()));
     assert!(model.events_from(0).is_empty() && model.at(b"a", 1).is_none() && model.changes.is_empty());
     assert_eq!((count(&member.store, Table::Recent), Model::validate(&Txn::default(), 0)), (0, Ok(())));

@@ -1,4 +1,4 @@
-//! A million random operations: the store equals its model, whatever is persisted, swept, evicted or reopened meanwhile.
+//! A million random operations: the store equals its model, whatever is persisted, compacted, evicted or reopened meanwhile.
 
 use crate::model::{Instant, Model};
 use crate::rows::count;
@@ -356,7 +356,7 @@ impl World {
         let slices = self.chance().below(6);
         let mut out = vec![];
         for _ in 0..slices {
-            self.machine.step(MachineInput::Slice, &mut out);
+            self.machine.step(MachineInput::BackgroundWork, &mut out);
         }
         if self.chance().one_in(2) {
             self.machine.flush(&mut out);
@@ -370,7 +370,7 @@ impl World {
     fn read_some(&mut self) -> usize {
         let count = 1 + self.chance().below(6);
         let now = self.model.now();
-        assert_eq!((self.view.revision().0, self.view.compacted().0), (now.revision, now.floor));
+        assert_eq!((self.view.revision().0, self.view.compact_revision().0), (now.revision, now.floor));
         for _ in 0..count {
             match self.chance().below(20) {
                 0 => self.resume_events(),
@@ -468,7 +468,7 @@ impl World {
         assert_eq!(self.view.digest(), digest, "replay went another way");
     }
 
-    /// Everything is swept and synced; then the store holds no more than the floor needs.
+    /// Everything is compacted and synced; then the store holds no more than the floor needs.
     fn finish(&mut self) {
         let now = self.model.now();
         if self.model.compact(now.revision).is_ok() {
@@ -486,7 +486,7 @@ impl World {
         let hash = self.view.hash_kv(Revision(0));
         for _ in 0..1_000_000 {
             let mut out = vec![];
-            self.machine.step(MachineInput::Slice, &mut out);
+            self.machine.step(MachineInput::BackgroundWork, &mut out);
             self.machine.flush(&mut out);
             self.carry_out(out);
             self.persist(self.commits.len());
@@ -508,8 +508,8 @@ impl World {
         self.machine.flush(&mut out);
         self.carry_out(out);
         let reopened = open(self.boot + 1, &mut self.workload.chance, &self.store).view();
-        assert_eq!(self.view.compacted(), Revision(now.revision));
-        assert_eq!(self.view.hash_kv(Revision(0)), hash, "sweeping changed the hash");
+        assert_eq!(self.view.compact_revision(), Revision(now.revision));
+        assert_eq!(self.view.hash_kv(Revision(0)), hash, "compacting changed the hash");
         assert_eq!(reopened.hash_kv(Revision(0)), hash, "reopening changed the hash");
     }
 }

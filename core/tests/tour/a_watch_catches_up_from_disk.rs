@@ -1,4 +1,4 @@
-//! A watcher that begins in the past is served from the state store in slices, then joins those that follow the head.
+//! A watcher that begins in the past is served from the state store in slices, then joins the synced group.
 
 use crate::cluster::{Cluster, stream};
 use quorate_core::command::KeyRange;

@@ -202,8 +202,8 @@ impl Cluster {
             Err(_) => Planner::bootstrap(identity, entries, wal, [id as u8; 32]),
         };
         let boot: Boot = recovered.boot;
-        if let Some(cut) = &recovered.cut {
-            writeln!(self.trace, "-- n{id} starts: {cut}").unwrap();
+        if let Some(torn_tail) = &recovered.torn_tail {
+            writeln!(self.trace, "-- n{id} starts: {torn_tail}").unwrap();
         }
         let machine_settings = MachineSettings { member: MemberId(id), boot, limits: self.machine };
         let process = self.processes.get_mut(&id).unwrap();

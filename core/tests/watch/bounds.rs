@@ -221,7 +221,7 @@ fn watches_far_behind_do_not_starve_those_that_nearly_have_it_all() {
     assert_eq!(told.iter().map(|response| response.watch.0).collect::<Vec<_>>(), [0, 1, 2, 3], "one slice each");
     world.log.put("a", "live");
     let live = world.publish();
-    assert!(live.is_empty(), "none of them is at the head yet");
+    assert!(live.is_empty(), "none of them is synced yet");
     let told = world.settle();
     assert_eq!(told.last().map(|response| response.revision), Some(Revision(1_002)));
 }
@@ -292,7 +292,7 @@ fn a_stream_over_its_budget_gets_nothing_until_it_is_drained_and_then_everything
 }
 
 #[test]
-fn a_parked_watch_that_is_cancelled_gets_nothing_later() {
+fn a_victim_watch_that_is_cancelled_gets_nothing_later() {
     let mut world = World::on(puts("a", 3), HubLimits { stream_bytes: 10, ..roomy() });
     let created = world.create(from(2, key("a")));
     assert_eq!(lines(&world.settle()), NOTHING);
@@ -303,7 +303,7 @@ fn a_parked_watch_that_is_cancelled_gets_nothing_later() {
 }
 
 #[test]
-fn a_parked_watch_that_compaction_overtakes_is_told_once_there_is_room() {
+fn a_victim_watch_that_compaction_overtakes_is_told_once_there_is_room() {
     let mut world = World::on(puts("a", 3), HubLimits { stream_bytes: 10, ..roomy() });
     let created = world.create(from(2, key("a")));
     assert_eq!(lines(&world.settle()), NOTHING);

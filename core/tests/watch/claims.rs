@@ -284,7 +284,7 @@ fn manual_progress_speaks_for_all_watches_of_a_stream_or_not_at_all() {
     world.create(key("b"));
     assert_eq!(lines(&world.told(progress())), ["-1@4"]);
     world.create(from(2, key("a")));
-    assert_eq!(lines(&world.told(progress())), NOTHING, "one of them lags");
+    assert_eq!(lines(&world.told(progress())), NOTHING, "one of them is unsynced");
     assert_eq!(lines(&world.settle()), ["2@4 [a=x@2, a=z@4]"]);
     assert_eq!(lines(&world.told(progress())), ["-1@4"]);
     assert_eq!(lines(&world.told(WatchInput::Progress(StreamId(9)))), NOTHING, "no such stream");

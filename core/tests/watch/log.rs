@@ -88,7 +88,7 @@ impl History for Log {
         self.revision
     }
 
-    fn compacted(&self) -> Revision {
+    fn compact_revision(&self) -> Revision {
         Revision(self.floor.load(Ordering::Relaxed))
     }
 
@@ -97,7 +97,7 @@ impl History for Log {
         if self.is_broken {
             return Err(Refusal::StorageFailed);
         }
-        if after.next() < self.compacted() {
+        if after.next() < self.compact_revision() {
             return Err(Refusal::Compacted);
         }
         let events = self.events.lock().expect("no test panics with it");
@@ -124,7 +124,7 @@ impl History for Log {
         if self.is_broken {
             return Err(Refusal::StorageFailed);
         }
-        if revision < self.compacted() {
+        if revision < self.compact_revision() {
             return Err(Refusal::Compacted);
         }
         let events = self.events.lock().expect("no test panics with it");

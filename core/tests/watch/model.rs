@@ -133,7 +133,7 @@ impl Run {
             let watch = stream.watches.remove(&response.watch).unwrap_or_else(|| panic!("unknown: {context}"));
             if let Canceled::Compacted(floor) = reason {
                 self.reached.insert("compacted");
-                assert_eq!((*floor, response.revision), (self.view.compacted(), Revision(0)), "{context}");
+                assert_eq!((*floor, response.revision), (self.view.compact_revision(), Revision(0)), "{context}");
                 assert!(watch.next < *floor, "had all below {}: {context}", watch.next);
             } else {
                 assert_eq!(*reason, Canceled::Requested, "{context}");
@@ -222,7 +222,7 @@ impl Run {
     fn check_create(&mut self, id: StreamId, request: WatchRequest) {
         let told: Vec<WatchResponse> =
             self.world.step(WatchInput::Create(id, request.clone())).into_iter().map(|effect| effect.response).collect();
-        let (revision, floor) = (self.view.revision(), self.view.compacted());
+        let (revision, floor) = (self.view.revision(), self.view.compact_revision());
         let watches: usize = self.streams.values().map(|stream| stream.watches.len()).sum();
         let Some(stream) = self.streams.get_mut(&id) else {
             return assert!(told.is_empty(), "an answer without a stream");
@@ -317,7 +317,7 @@ impl Run {
                 self.step(WatchInput::Progress(id));
             }
             28 => {
-                let (floor, newest) = (self.world.log.compacted().0, self.world.log.revision().0);
+                let (floor, newest) = (self.world.log.compact_revision().0, self.world.log.revision().0);
                 let above = i64::from(self.pick(8));
                 self.world.log.compact(Revision((newest - above).max(floor)));
             }

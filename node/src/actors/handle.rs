@@ -125,8 +125,8 @@ impl Backend for MemberHandle {
     }
 
     async fn compacted_physically(&self, revision: Revision, context: Context) -> Result<(), Refusal> {
-        let mut swept = self.shared.swept.subscribe();
-        match timeout_at(self.deadline(context).into(), swept.wait_for(|swept| *swept >= revision)).await {
+        let mut compacted_to = self.shared.compacted_to.subscribe();
+        match timeout_at(self.deadline(context).into(), compacted_to.wait_for(|to| *to >= revision)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(Refusal::Stopped),
             Err(_) => Err(Refusal::TimedOut),

@@ -46,8 +46,8 @@ pub struct Shared {
     /// The state published last.
     pub view: watch::Sender<Arc<View<FjallReader>>>,
     pub leadership: watch::Sender<Leadership>,
-    /// The newest floor below which this member has swept everything.
-    pub swept: watch::Sender<Revision>,
+    /// The newest compact revision that this member's compaction has come to.
+    pub compacted_to: watch::Sender<Revision>,
     pub streams: AtomicU64,
     /// Who waits for which answer.
     pub tickets: Tickets,
@@ -73,7 +73,7 @@ impl Shared {
             usage,
             view: watch::Sender::new(view),
             leadership: watch::Sender::new(Leadership::default()),
-            swept: watch::Sender::new(Revision(0)),
+            compacted_to: watch::Sender::new(Revision(0)),
             streams: AtomicU64::new(0),
             tickets: Tickets::default(),
             status: Mutex::new(status),

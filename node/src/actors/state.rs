@@ -87,8 +87,8 @@ impl StateActor {
                 ctx.notify(Work);
             }
         } else {
-            let compacted = self.parts.half.view().compacted();
-            self.parts.shared.swept.send_if_modified(|swept| std::mem::replace(swept, compacted) != compacted);
+            let compact_revision = self.parts.half.view().compact_revision();
+            self.parts.shared.compacted_to.send_if_modified(|to| std::mem::replace(to, compact_revision) != compact_revision);
         }
         let (clock, deadline) = (self.parts.shared.clock, self.parts.half.deadline());
         self.timer.arm(ctx, clock, deadline, |actor, ctx| {

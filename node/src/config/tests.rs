@@ -1,11 +1,11 @@
 use super::*;
-use crate::flags::Usage;
+use crate::flags::UsageError;
 
-fn read(arguments: &[&str]) -> Result<Config, Usage> {
+fn read(arguments: &[&str]) -> Result<Config, UsageError> {
     read_with(arguments, &[])
 }
 
-fn read_with(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Config, Usage> {
+fn read_with(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Config, UsageError> {
     Config::read(arguments.iter().map(OsString::from), environment.iter().map(|(name, value)| (name.into(), value.into())))
 }
 

@@ -231,7 +231,7 @@ impl Loner {
         entries.extend(fresh);
         self.step(MachineInput::Apply(entries.into()));
         while self.machine.has_background_work() {
-            self.step(MachineInput::Slice);
+            self.step(MachineInput::BackgroundWork);
         }
     }
 

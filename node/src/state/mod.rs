@@ -104,7 +104,7 @@ impl Usage {
 
 /// Handles to all keyspaces at one instant. Replaced as a whole when a part comes or goes.
 #[derive(Clone)]
-struct Tables {
+struct Keyspaces {
     meta: Keyspace,
     settled: Keyspace,
     /// By the first main revision they may hold.
@@ -113,9 +113,9 @@ struct Tables {
     retired: RevisionId,
 }
 
-impl fmt::Debug for Tables {
+impl fmt::Debug for Keyspaces {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tables").field("parts", &self.recent.keys()).field("retired", &self.retired).finish_non_exhaustive()
+        f.debug_struct("Keyspaces").field("parts", &self.recent.keys()).field("retired", &self.retired).finish_non_exhaustive()
     }
 }
 
@@ -127,7 +127,7 @@ pub struct StateStore {
     host: Keyspace,
     marks: MarkFile,
     memory: MemoryBudget,
-    tables: Arc<Tables>,
+    keyspaces: Arc<Keyspaces>,
     usage: Arc<Usage>,
     /// What opening had to mend, for the log.
     pub repaired: Option<String>,
@@ -135,7 +135,7 @@ pub struct StateStore {
 
 impl fmt::Debug for StateStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StateStore").field("tables", &self.tables).field("repaired", &self.repaired).finish_non_exhaustive()
+        f.debug_struct("StateStore").field("keyspaces", &self.keyspaces).field("repaired", &self.repaired).finish_non_exhaustive()
     }
 }
 
@@ -251,8 +251,8 @@ impl StateStore {
             return Err(StateError::Lost("the rows of keys that outlived a compaction are gone".into()));
         }
         usage.settled.store(settled_bytes.unwrap_or(0), Ordering::Relaxed);
-        let tables = Arc::new(Tables { meta, settled, recent, retired });
-        let mut store = Self { database, path: path.to_path_buf(), host, marks, memory, tables, usage, repaired };
+        let keyspaces = Arc::new(Keyspaces { meta, settled, recent, retired });
+        let mut store = Self { database, path: path.to_path_buf(), host, marks, memory, keyspaces, usage, repaired };
         // Opening has synced what it found.
         store.mark_synced()?;
         Ok(store)
@@ -289,7 +289,7 @@ impl StateStore {
     /// A snapshot of what is stored now.
     #[must_use]
     pub fn reader(&self) -> FjallReader {
-        FjallReader::new(self.database.snapshot(), Arc::clone(&self.tables))
+        FjallReader::new(self.database.snapshot(), Arc::clone(&self.keyspaces))
     }
 
     #[must_use]

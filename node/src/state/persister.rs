@@ -1,8 +1,8 @@
 //! The thread that writes behind.
 
 use super::{
-    FjallReader, PART_BYTES, PART_CLOSED_AT_RETIRE_BYTES, RETIRED_KEY, SETTLED_BYTES_KEY, StateError, StateStore, Tables, Usage, long_key,
-    options, part_name,
+    FjallReader, Keyspaces, PART_BYTES, PART_CLOSED_AT_RETIRE_BYTES, RETIRED_KEY, SETTLED_BYTES_KEY, StateError, StateStore, Usage,
+    long_key, options, part_name,
 };
 use bytes::Bytes;
 use fjall::{Keyspace, OwnedWriteBatch};
@@ -110,7 +110,7 @@ impl Persister {
 }
 
 fn run(store: StateStore, queue: &mpsc::Receiver<Job>, mut report: impl FnMut(StateEvent)) {
-    let mut writer = match Writer::new(store) {
+    let mut writer = match StateWriter::new(store) {
         Ok(writer) => writer,
         Err(error) => return report(StateEvent::Failed(error.to_string())),
     };
@@ -152,14 +152,14 @@ enum Done {
     Retired,
 }
 
-struct Writer {
+struct StateWriter {
     store: StateStore,
     written: BatchNumber,
-    parts: Parts,
+    sizes: RecentSizes,
 }
 
 /// How many bytes the revisions of `Recent` take, in steps fine enough for a small quota and few enough for a large store.
-struct Parts {
+struct RecentSizes {
     /// By the first main revision of the step.
     steps: BTreeMap<i64, u64>,
     /// Of the newest part.
@@ -172,7 +172,7 @@ struct Parts {
 const FINE_STEP_BYTES: u64 = 4 << 10;
 const COARSE_STEP_BYTES: u64 = 256 << 10;
 
-impl Parts {
+impl RecentSizes {
     fn count(&mut self, main: i64, bytes: u64) {
         let step = if self.newest_bytes < PART_CLOSED_AT_RETIRE_BYTES { FINE_STEP_BYTES } else { COARSE_STEP_BYTES };
         self.newest_bytes += bytes;
@@ -202,21 +202,21 @@ impl Parts {
     }
 }
 
-impl Writer {
+impl StateWriter {
     /// Counts what `Recent` holds, from row sizes alone.
     fn new(store: StateStore) -> Result<Self, StateError> {
-        let mut parts = Parts { steps: BTreeMap::new(), newest_bytes: 0, newest_main: 0, close_newest: false };
-        let retired = recent_key(store.tables.retired);
-        for part in store.tables.recent.values() {
-            parts.newest_bytes = 0;
+        let mut sizes = RecentSizes { steps: BTreeMap::new(), newest_bytes: 0, newest_main: 0, close_newest: false };
+        let retired = recent_key(store.keyspaces.retired);
+        for part in store.keyspaces.recent.values() {
+            sizes.newest_bytes = 0;
             for row in part.range(retired.as_slice()..) {
                 let (key, value) = row.into_inner()?;
                 let id = parse_recent_key(&key).ok_or_else(|| StateError::Failed("malformed key in a table of recent rows".into()))?;
-                parts.count(id.main.0, (key.len() + value.len()) as u64);
+                sizes.count(id.main.0, (key.len() + value.len()) as u64);
             }
         }
-        store.usage.recent.store(parts.bytes(), Ordering::Relaxed);
-        Ok(Self { store, written: BatchNumber::default(), parts })
+        store.usage.recent.store(sizes.bytes(), Ordering::Relaxed);
+        Ok(Self { store, written: BatchNumber::default(), sizes })
     }
 
     fn write(&mut self, number: BatchNumber, rows: WriteBatch) -> Result<BatchNumber, StateError> {
@@ -234,7 +234,7 @@ impl Writer {
                 RowOp::Put { table: Table::Recent, key, value } => {
                     let main = main_of(&key)?;
                     let part = self.part(main)?;
-                    self.parts.count(main, (key.len() + value.len()) as u64);
+                    self.sizes.count(main, (key.len() + value.len()) as u64);
                     // What readers still have of it in memory is this very allocation.
                     batch.insert(&part, key, value);
                 }
@@ -246,8 +246,8 @@ impl Writer {
         }
         for (key, value) in meta {
             match value {
-                Some(value) => batch.insert(&self.store.tables.meta, key, value),
-                None => batch.remove(&self.store.tables.meta, key),
+                Some(value) => batch.insert(&self.store.keyspaces.meta, key, value),
+                None => batch.remove(&self.store.keyspaces.meta, key),
             }
         }
         if !settled.is_empty() {
@@ -256,14 +256,14 @@ impl Writer {
         batch.commit()?;
         self.written = number;
         let usage = &self.store.usage;
-        usage.recent.store(self.parts.bytes(), Ordering::Relaxed);
+        usage.recent.store(self.sizes.bytes(), Ordering::Relaxed);
         usage.queued.fetch_sub(queued, Ordering::Relaxed);
         Ok(number)
     }
 
     /// The bytes of `settled` are counted exactly, in the same atomic write.
     fn write_settled(&self, rows: HashMap<Bytes, Option<Bytes>>, batch: &mut OwnedWriteBatch) -> Result<(), StateError> {
-        let table = &self.store.tables.settled;
+        let table = &self.store.keyspaces.settled;
         let mut bytes = self.store.usage.settled.load(Ordering::Relaxed);
         for (key, value) in rows {
             let (key, value) = if key.len() >= long_key::LONG {
@@ -289,24 +289,24 @@ impl Writer {
 
     /// The part that holds a revision. A revision never spans two.
     fn part(&mut self, main: i64) -> Result<Keyspace, StateError> {
-        let full = self.parts.newest_bytes >= PART_BYTES || self.parts.close_newest;
-        if let Some((_, part)) = self.store.tables.recent.range(..=main).next_back() {
-            let is_newest = self.store.tables.recent.range(main + 1..).next().is_none();
-            if !(full && is_newest && main > self.parts.newest_main) {
+        let full = self.sizes.newest_bytes >= PART_BYTES || self.sizes.close_newest;
+        if let Some((_, part)) = self.store.keyspaces.recent.range(..=main).next_back() {
+            let is_newest = self.store.keyspaces.recent.range(main + 1..).next().is_none();
+            if !(full && is_newest && main > self.sizes.newest_main) {
                 return Ok(part.clone());
             }
         }
         let part = self.store.database.keyspace(&part_name(main), || options(self.store.memory))?;
-        self.change_tables(|tables| drop(tables.recent.insert(main, part.clone())));
-        self.parts.newest_bytes = 0;
-        self.parts.close_newest = false;
+        self.change_keyspaces(|keyspaces| drop(keyspaces.recent.insert(main, part.clone())));
+        self.sizes.newest_bytes = 0;
+        self.sizes.close_newest = false;
         Ok(part)
     }
 
-    fn change_tables(&mut self, change: impl FnOnce(&mut Tables)) {
-        let mut tables = Tables::clone(&self.store.tables);
-        change(&mut tables);
-        self.store.tables = Arc::new(tables);
+    fn change_keyspaces(&mut self, change: impl FnOnce(&mut Keyspaces)) {
+        let mut keyspaces = Keyspaces::clone(&self.store.keyspaces);
+        change(&mut keyspaces);
+        self.store.keyspaces = Arc::new(keyspaces);
     }
 
     fn sync(&mut self) -> Result<BatchNumber, StateError> {
@@ -316,23 +316,23 @@ impl Writer {
 
     /// First the mark, then the parts: a crash in between leaves parts that the next retirement deletes.
     fn retire(&mut self, below: RevisionId) -> Result<(), StateError> {
-        if below <= self.store.tables.retired {
+        if below <= self.store.keyspaces.retired {
             return Ok(());
         }
         self.store.host.insert(RETIRED_KEY, recent_key(below))?;
         self.store.sync()?;
-        let firsts: Vec<i64> = self.store.tables.recent.keys().copied().collect();
+        let firsts: Vec<i64> = self.store.keyspaces.recent.keys().copied().collect();
         let gone: Vec<i64> = firsts.windows(2).filter(|pair| pair[1] <= below.main.0).map(|pair| pair[0]).collect();
         let mut deleted = Vec::new();
-        self.change_tables(|tables| {
-            tables.retired = below;
-            deleted = gone.iter().filter_map(|first| tables.recent.remove(first)).collect();
+        self.change_keyspaces(|keyspaces| {
+            keyspaces.retired = below;
+            deleted = gone.iter().filter_map(|first| keyspaces.recent.remove(first)).collect();
         });
         for part in deleted {
             self.store.database.delete_keyspace(part)?;
         }
-        self.parts.close_newest |= self.parts.newest_bytes >= PART_CLOSED_AT_RETIRE_BYTES;
-        let left = self.parts.retire(below.main.0);
+        self.sizes.close_newest |= self.sizes.newest_bytes >= PART_CLOSED_AT_RETIRE_BYTES;
+        let left = self.sizes.retire(below.main.0);
         self.store.usage.recent.store(left, Ordering::Relaxed);
         Ok(())
     }

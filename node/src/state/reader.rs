@@ -1,6 +1,6 @@
 //! Reading through one snapshot of the store.
 
-use super::{Tables, long_key};
+use super::{Keyspaces, long_key};
 use bytes::Bytes;
 use fjall::{Guard, Keyspace, Readable, Snapshot};
 use quorate_core::storage::{Direction, ReadFailed, StateReader, Table, recent_key};
@@ -17,12 +17,12 @@ pub struct FjallReader(Arc<Inner>);
 
 struct Inner {
     snapshot: Snapshot,
-    tables: Arc<Tables>,
+    keyspaces: Arc<Keyspaces>,
 }
 
 impl fmt::Debug for FjallReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("FjallReader").field(&self.0.tables).finish()
+        f.debug_tuple("FjallReader").field(&self.0.keyspaces).finish()
     }
 }
 
@@ -42,13 +42,13 @@ fn damaged(keyspace: &Keyspace) -> impl Fn(fjall::Error) -> ReadFailed + '_ {
 type Visit<'a> = &'a mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>;
 
 impl FjallReader {
-    pub(super) fn new(snapshot: Snapshot, tables: Arc<Tables>) -> Self {
-        Self(Arc::new(Inner { snapshot, tables }))
+    pub(super) fn new(snapshot: Snapshot, keyspaces: Arc<Keyspaces>) -> Self {
+        Self(Arc::new(Inner { snapshot, keyspaces }))
     }
 
     #[cfg(test)]
     pub(super) fn parts(&self) -> usize {
-        self.0.tables.recent.len()
+        self.0.keyspaces.recent.len()
     }
 
     fn get_from(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Bytes>, ReadFailed> {
@@ -87,10 +87,10 @@ impl FjallReader {
     }
 
     fn scan_recent(&self, start: &[u8], end: &[u8], direction: Direction, visit: Visit<'_>) -> Result<(), ReadFailed> {
-        let tables = &self.0.tables;
-        let retired = recent_key(tables.retired);
+        let keyspaces = &self.0.keyspaces;
+        let retired = recent_key(keyspaces.retired);
         let start = start.max(&retired);
-        let mut parts: Vec<(i64, &Keyspace)> = tables.recent.iter().map(|(first, part)| (*first, part)).collect();
+        let mut parts: Vec<(i64, &Keyspace)> = keyspaces.recent.iter().map(|(first, part)| (*first, part)).collect();
         // A part holds revisions from its first to before the next part's first.
         let overlaps = |at: usize, parts: &[(i64, &Keyspace)]| {
             let begins_before_end = end.is_empty() || parts[at].0.to_be_bytes().as_slice() < end;
@@ -168,7 +168,7 @@ impl FjallReader {
         let stored_end = if end.len() >= long_key::LONG { long_key::group_end(end) } else { end.to_vec() };
         let mut group = Group { prefix: Vec::new(), rows: Vec::new(), start, end, direction };
         let mut malformed = false;
-        let flow = self.scan_one(&self.0.tables.settled, stored_start, &stored_end, direction, &mut |key, value| {
+        let flow = self.scan_one(&self.0.keyspaces.settled, stored_start, &stored_end, direction, &mut |key, value| {
             if !long_key::is_long(key) {
                 group.visit(visit)?;
                 return visit(key, value);
@@ -229,31 +229,31 @@ impl Group<'_> {
 
 impl StateReader for FjallReader {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, ReadFailed> {
-        let tables = &self.0.tables;
+        let keyspaces = &self.0.keyspaces;
         match table {
-            Table::Meta => self.get_from(&tables.meta, key),
+            Table::Meta => self.get_from(&keyspaces.meta, key),
             Table::Recent => {
-                if key < recent_key(tables.retired).as_slice() {
+                if key < recent_key(keyspaces.retired).as_slice() {
                     return Ok(None);
                 }
                 let Some(main) = key.get(..8).and_then(|main| main.try_into().ok()).map(i64::from_be_bytes) else { return Ok(None) };
-                match tables.recent.range(..=main).next_back() {
+                match keyspaces.recent.range(..=main).next_back() {
                     Some((_, part)) => self.get_from(part, key),
                     None => Ok(None),
                 }
             }
             Table::Settled if key.len() >= long_key::LONG => {
-                let Some(stored) = self.get_from(&tables.settled, &long_key::stored_key(key))? else { return Ok(None) };
+                let Some(stored) = self.get_from(&keyspaces.settled, &long_key::stored_key(key))? else { return Ok(None) };
                 let (_, value) = long_key::parse(&stored).ok_or_else(|| ReadFailed("malformed row of a long key".into()))?;
                 Ok(Some(value))
             }
-            Table::Settled => self.get_from(&tables.settled, key),
+            Table::Settled => self.get_from(&keyspaces.settled, key),
         }
     }
 
     fn scan(&self, table: Table, start: &[u8], end: &[u8], direction: Direction, visit: Visit<'_>) -> Result<(), ReadFailed> {
         match table {
-            Table::Meta => self.scan_one(&self.0.tables.meta, start, end, direction, visit).map(|_| ()),
+            Table::Meta => self.scan_one(&self.0.keyspaces.meta, start, end, direction, visit).map(|_| ()),
             Table::Recent => self.scan_recent(start, end, direction, visit),
             Table::Settled => self.scan_settled(start, end, direction, visit),
         }

@@ -218,7 +218,7 @@ fn retired_rows_are_gone_for_new_readers_and_stay_for_old_ones() {
     host.persister.close();
     let store = StateStore::open(directory.path(), MemoryBudget::default()).unwrap();
     assert_eq!(mains(&store.reader()), 2);
-    assert!(!store.tables.recent.contains_key(&1), "the first part is deleted, not hidden: {:?}", store.tables);
+    assert!(!store.keyspaces.recent.contains_key(&1), "the first part is deleted, not hidden: {:?}", store.keyspaces);
 }
 
 #[test]
@@ -453,7 +453,7 @@ fn a_block_damaged_under_an_open_reader_is_an_error_that_names_its_place() {
     host.commit(&batch);
     host.persister.close();
     let store = StateStore::open(directory.path(), MemoryBudget::default()).unwrap();
-    let part = store.tables.recent.values().next().unwrap();
+    let part = store.keyspaces.recent.values().next().unwrap();
     let reader_of = |keyspace: &Keyspace, value: &[u8]| {
         keyspace.rotate_memtable_and_wait().unwrap();
         let reader = store.reader();
@@ -471,8 +471,8 @@ fn a_block_damaged_under_an_open_reader_is_an_error_that_names_its_place() {
         assert_eq!(flipped, 1);
         reader
     };
-    let reader = reader_of(&store.tables.settled, &rows[50].1);
-    let place = store.tables.settled.path().display().to_string();
+    let reader = reader_of(&store.keyspaces.settled, &rows[50].1);
+    let place = store.keyspaces.settled.path().display().to_string();
     let error = reader.get(Table::Settled, &[50]).unwrap_err();
     assert!(error.0.contains(&place), "{error}");
     for direction in [Direction::Forward, Direction::Backward] {

@@ -3,7 +3,7 @@
 use super::{
     PeerEvent, Transport,
     frame::{FRAME_BYTES, Frame, FrameReader, ReadError},
-    hello::{Channel, Hello, HelloReply, MAGIC, PROTOCOL, PeerIdentity, Rejection},
+    hello::{Channel, Hello, HelloReply, MAGIC, PROTOCOL, PeerIdentity, PeerRejection},
     queue::Queue,
 };
 use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
@@ -46,7 +46,7 @@ enum End {
     Io(io::Error),
     Closed,
     Frame(FrameError),
-    Rejection(Rejection),
+    Rejection(PeerRejection),
     /// The other side wants nothing to do with us.
     Reply(HelloReply),
     /// Not a member at all.
@@ -153,7 +153,7 @@ async fn handshake(
     let judged = if peer.member == member {
         transport.0.registry.judge(&peer, (transport.0.settings.started)(member), Instant::now())
     } else {
-        Err(Rejection::Refused(format!("member {} answers where member {member} should", peer.member)))
+        Err(PeerRejection::Refused(format!("member {} answers where member {member} should", peer.member)))
     };
     if let Err(rejection) = judged {
         let mut out = Vec::new();
@@ -257,7 +257,7 @@ async fn serve(transport: &Transport, mut stream: TcpStream, handshaking: tokio:
     let judged = if hello.to == settings.member {
         transport.0.registry.judge(&hello.from, (settings.started)(hello.from.member), Instant::now())
     } else {
-        Err(Rejection::Refused(format!("this is member {}, not {}", settings.member, hello.to)))
+        Err(PeerRejection::Refused(format!("this is member {}, not {}", settings.member, hello.to)))
     };
     let mut out = Vec::new();
     if let Err(rejection) = judged {

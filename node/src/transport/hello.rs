@@ -50,12 +50,12 @@ pub enum HelloReply {
 
 /// Why a process is not talked to.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Rejection {
+pub enum PeerRejection {
     Refused(String),
     Banned(String),
 }
 
-impl Rejection {
+impl PeerRejection {
     pub(super) fn into_reply(self) -> HelloReply {
         match self {
             Self::Refused(reason) => HelloReply::Refused(reason),
@@ -64,7 +64,7 @@ impl Rejection {
     }
 }
 
-impl std::fmt::Display for Rejection {
+impl std::fmt::Display for PeerRejection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (Self::Refused(reason) | Self::Banned(reason)) = self;
         f.write_str(reason)

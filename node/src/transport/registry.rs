@@ -1,6 +1,6 @@
 //! Which processes speak for the other members, so that a copy, a stranger or a wiped member is told apart.
 
-use super::hello::{Channel, PeerIdentity, Rejection};
+use super::hello::{Channel, PeerIdentity, PeerRejection};
 use quorate_core::types::{Boot, ClusterId, MemberId};
 use std::{
     collections::BTreeMap,
@@ -48,30 +48,30 @@ impl Registry {
     ///
     /// # Errors
     /// Why it is not talked to.
-    pub fn judge(&self, peer: &PeerIdentity, started: bool, now: Instant) -> Result<(), Rejection> {
+    pub fn judge(&self, peer: &PeerIdentity, started: bool, now: Instant) -> Result<(), PeerRejection> {
         let (cluster, member) = self.own;
         if peer.cluster != cluster {
-            return Err(Rejection::Refused(format!(
+            return Err(PeerRejection::Refused(format!(
                 "cluster ID mismatch: member {} belongs to cluster {}, this is cluster {cluster} (--initial-cluster-token and --initial-cluster must be equal on all members)",
                 peer.member, peer.cluster
             )));
         }
         if peer.member == member {
-            return Err(Rejection::Refused(format!("member {member} is this process; another one runs under its id")));
+            return Err(PeerRejection::Refused(format!("member {member} is this process; another one runs under its id")));
         }
         let all = self.lock();
         let seen = all.get(&peer.member).copied();
         let has_room = all.len() < MEMBERS_SEEN_MAX || all.values().any(|entry| entry.connections == 0);
         drop(all);
         if seen.is_none() && !has_room {
-            return Err(Rejection::Refused(format!("{MEMBERS_SEEN_MAX} other members are connected already")));
+            return Err(PeerRejection::Refused(format!("{MEMBERS_SEEN_MAX} other members are connected already")));
         }
         if seen.is_some_and(|seen| seen.connections >= MEMBER_CONNECTIONS_MAX) {
-            return Err(Rejection::Refused(format!("member {} has {MEMBER_CONNECTIONS_MAX} connections already", peer.member)));
+            return Err(PeerRejection::Refused(format!("member {} has {MEMBER_CONNECTIONS_MAX} connections already", peer.member)));
         }
         let same_process = seen.is_some_and(|seen| seen.process == peer.process);
         if peer.fresh && started && !same_process {
-            return Err(Rejection::Banned(format!(
+            return Err(PeerRejection::Banned(format!(
                 "member {0} has run before, but the process that speaks for it now has an empty data directory: what it promised is lost, so it may not vote. Put its data back, or run `etcdctl member remove {0}` and `etcdctl member add`, and start it with the new id's flags",
                 peer.member
             )));
@@ -81,10 +81,10 @@ impl Registry {
             return Ok(());
         }
         if seen.connections > 0 && now.saturating_duration_since(seen.heard) < self.silence {
-            return Err(Rejection::Refused(format!("another process speaks for member {} and still answers", peer.member)));
+            return Err(PeerRejection::Refused(format!("another process speaks for member {} and still answers", peer.member)));
         }
         if peer.boot <= seen.boot {
-            return Err(Rejection::Refused(format!(
+            return Err(PeerRejection::Refused(format!(
                 "member {} was seen in boot {}, this process is in boot {}: it runs on an old copy of the data directory",
                 peer.member, seen.boot, peer.boot
             )));
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn a_process_with_our_own_id_is_refused() {
         let twin = PeerIdentity { member: MemberId(1), ..peer(1, 1) };
-        assert!(matches!(registry().judge(&twin, true, Instant::now()), Err(Rejection::Refused(_))));
+        assert!(matches!(registry().judge(&twin, true, Instant::now()), Err(PeerRejection::Refused(_))));
     }
 
     #[test]
@@ -235,7 +235,7 @@ mod tests {
     fn an_empty_directory_under_an_id_that_has_run_is_banned_and_told_what_to_do() {
         let wiped = PeerIdentity { fresh: true, ..peer(1, 11) };
         registry().judge(&wiped, false, Instant::now()).unwrap();
-        let Err(Rejection::Banned(reason)) = registry().judge(&wiped, true, Instant::now()) else { panic!("it was let in") };
+        let Err(PeerRejection::Banned(reason)) = registry().judge(&wiped, true, Instant::now()) else { panic!("it was let in") };
         assert!(reason.contains("member remove 2") && reason.contains("member add"), "{reason}");
     }
 

@@ -90,7 +90,7 @@ fn what_was_reported_durable_is_there_after_a_restart() {
         drop(wal);
         threads.join();
         let recovered = recover(&directory).unwrap();
-        assert_eq!((recovered.boot.0, recovered.cut.as_deref()), (life + 1, None));
+        assert_eq!((recovered.boot.0, recovered.torn_tail.as_deref()), (life + 1, None));
         assert_eq!(recovered.entries.len() as u64, written);
         assert_eq!(recovered.entries.last(), Some(&entry(written, 1_500)));
         planner = recovered.planner;

@@ -222,7 +222,7 @@ impl<B: Backend> Chunks<B> {
     async fn next(this: Option<Self>) -> Result<Option<(encoded::RangeStreamResponse, Option<Self>)>, ApiError> {
         let Some(mut this) = this.filter(|this| !this.is_done) else { return Ok(None) };
         // The view would still answer, but a client is to see the same whichever member and moment it meets.
-        if this.service.backend.current().compacted() > this.range.revision {
+        if this.service.backend.current().compact_revision() > this.range.revision {
             return Err(Refusal::Compacted.into());
         }
         let reply = this.read().await?;

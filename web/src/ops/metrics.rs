@@ -53,7 +53,7 @@ fn scraped<B: Backend>(service: &Service<B>) -> Registry {
     gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of storage in use", status.db_bytes_in_use);
     gauge("etcd_debugging_mvcc_keys_total", "Keys that exist", signed(view.key_count()));
     gauge("etcd_debugging_mvcc_current_revision", "Newest revision", view.revision().0);
-    gauge("etcd_debugging_mvcc_compact_revision", "Oldest readable revision", view.compacted().0);
+    gauge("etcd_debugging_mvcc_compact_revision", "Oldest readable revision", view.compact_revision().0);
 
     let changes = Counter::<u64>::default();
     changes.inc_by(raft.leader_changes);

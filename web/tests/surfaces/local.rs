@@ -384,7 +384,7 @@ impl Backend for Local {
 
     /// Background work is done as soon as there is some.
     async fn compacted_physically(&self, revision: Revision, _: Context) -> Result<(), Refusal> {
-        assert!(self.current().compacted() >= revision, "asked once the compaction was answered");
+        assert!(self.current().compact_revision() >= revision, "asked once the compaction was answered");
         Ok(())
     }
 }

@@ -1,11 +1,11 @@
 //! The bytes on disk, kept for ever: a change here is a new format version.
 
 use super::*;
-use crate::wal::record::{Place, Stamp, encode, preamble};
+use crate::wal::record::{Incarnation, LogPosition, encode, preamble};
 use alloc::{collections::BTreeSet, format};
 
-const STAMP: Stamp = Stamp { segment: SegmentId(5), seed: 0x1122_3344_5566_7788 };
-const SYNCED: Place = Place { segment: SegmentId(4), offset: 0x1f00 };
+const INCARNATION: Incarnation = Incarnation { segment: SegmentId(5), seed: 0x1122_3344_5566_7788 };
+const SYNCED: LogPosition = LogPosition { segment: SegmentId(4), offset: 0x1f00 };
 
 fn hex(bytes: &[u8]) -> String {
     let words: Vec<String> = bytes.chunks(8).map(|word| word.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
@@ -14,12 +14,13 @@ fn hex(bytes: &[u8]) -> String {
 
 fn encoded(record: &Record) -> String {
     let mut bytes = Vec::new();
-    encode(record, STAMP, SYNCED, &mut bytes);
+    encode(record, INCARNATION, SYNCED, &mut bytes);
     assert_eq!(bytes.len() % 8, 0);
-    let Ok(Read::Record { header, record: read, taken }) = record::read(&bytes, STAMP.segment, Some(STAMP.seed), 0) else {
+    let Ok(ReadRecord::Record { header, record: read, taken }) = record::read(&bytes, INCARNATION.segment, Some(INCARNATION.seed), 0)
+    else {
         panic!("does not read back: {record:?}")
     };
-    assert_eq!((&read, taken, header.synced_through, header.stamp), (record, bytes.len(), SYNCED, STAMP));
+    assert_eq!((&read, taken, header.synced_through, header.incarnation), (record, bytes.len(), SYNCED, INCARNATION));
     hex(&bytes)
 }
 
@@ -32,10 +33,11 @@ fn every_kind_of_record_keeps_its_bytes() {
         learners: BTreeSet::from([MemberId(3)]),
         peer_urls: BTreeMap::from([(MemberId(1), vec!["http://a:1".into()])]),
     };
-    let head = Head { identity: identity(), boot: Boot(2), term: Term(3), vote: Some(MemberId(0xb)), end: id, commit: LogIndex(299) };
+    let header =
+        SegmentHeader { identity: identity(), boot: Boot(2), term: Term(3), vote: Some(MemberId(0xb)), end: id, commit: LogIndex(299) };
     let request = RequestId { member: MemberId(0xb), boot: Boot(2), sequence: 7 };
     let records = [
-        Record::Head(head),
+        Record::SegmentHeader(header),
         Record::Boot(Boot(2)),
         Record::Ballot { term: Term(3), vote: None },
         Record::Ballot { term: Term(3), vote: Some(MemberId(0xb)) },
@@ -45,7 +47,7 @@ fn every_kind_of_record_keeps_its_bytes() {
         Record::Entry(Entry { id, payload: Payload::Configuration { request: Some(request), configuration } }),
         Record::Truncate { from: LogIndex(300) },
         Record::Commit(LogIndex(299)),
-        Record::Cut { segment: SegmentId(4), offset: 0x1f08 },
+        Record::TornTail { segment: SegmentId(4), offset: 0x1f08 },
         Record::Idle,
     ];
     let text: Vec<String> = records.iter().map(|record| format!("{record:?}\n{}", encoded(record))).collect();
@@ -54,7 +56,7 @@ fn every_kind_of_record_keeps_its_bytes() {
 
 #[test]
 fn the_preamble_keeps_its_bytes() {
-    let front = preamble(STAMP);
+    let front = preamble(INCARNATION);
     assert!(front[40..4096].iter().chain(&front[4096 + 40..]).all(|byte| *byte == 0));
     assert_eq!(front[..40], front[4096..4096 + 40]);
     insta::assert_snapshot!(format!("{} bytes, of which twice\n{}", front.len(), hex(&front[..40])));

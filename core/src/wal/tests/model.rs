@@ -22,7 +22,7 @@ impl Model {
             Record::Commit(index) => self.commit = self.commit.max(*index),
             Record::Entry(entry) => self.entries.push(entry.clone()),
             Record::Truncate { from } => self.entries.retain(|entry| entry.id.index < *from),
-            Record::Head(_) | Record::Cut { .. } | Record::Idle => {}
+            Record::SegmentHeader(_) | Record::TornTail { .. } | Record::Idle => {}
         }
     }
 

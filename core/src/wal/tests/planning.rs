@@ -110,7 +110,7 @@ fn released_segments_are_recycled_and_their_past_is_never_read() {
         let recovered = disk.recover().unwrap();
         assert_eq!(recovered.base.index.next(), planner.first());
         assert_eq!(recovered.entries.last(), Some(&entry(1, index, 700)));
-        assert_eq!(recovered.cut, None);
+        assert_eq!(recovered.torn_tail, None);
     }
     assert!(creations <= 2, "{creations} segments made, {recycled} recycled");
     assert!(recycled > 20, "{recycled}");
@@ -236,8 +236,8 @@ fn a_head_that_speaks_of_overruled_entries_may_become_the_first() {
         planner.append(&Record::Entry(entry(1, index, 1_000)));
     }
     write(&mut planner, &mut disk);
-    let heads = disk.files.len();
-    assert_eq!(heads, 2, "entry 5 stands in a segment whose head ends at entry 4, or the test tests nothing");
+    let segments = disk.files.len();
+    assert_eq!(segments, 2, "entry 5 stands in a segment whose header ends at entry 4, or the test tests nothing");
     planner.append(&Record::Truncate { from: LogIndex(4) });
     for index in 4..8 {
         planner.append(&Record::Entry(entry(2, index, 300)));

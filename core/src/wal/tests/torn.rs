@@ -75,7 +75,7 @@ fn assert_torn_tail(disk: &Disk, synced: &[Entry], unsynced: &[Entry]) -> usize 
         write(&mut planner, &mut disk);
     }
     let again = disk.recover().unwrap_or_else(|damage| panic!("after the cut: {damage}"));
-    assert_eq!(again.cut, None);
+    assert_eq!(again.torn_tail, None);
     assert_eq!(again.boot, recovered.boot.next());
     assert_eq!(again.entries[..recovered.entries.len()], *recovered.entries);
     assert_eq!(again.entries[recovered.entries.len()..], later);
@@ -184,7 +184,7 @@ fn a_torn_first_write_is_no_log_at_all() {
 #[test]
 fn a_torn_write_after_a_cut_is_cut_again() {
     let (batch, synced, _) = batch();
-    for torn in batch.sector_subsets().filter(|disk| disk.recover().unwrap().cut.is_some()).step_by(5) {
+    for torn in batch.sector_subsets().filter(|disk| disk.recover().unwrap().torn_tail.is_some()).step_by(5) {
         let (_, ops) = torn.recover().unwrap().planner.seal().unwrap();
         let fresh = Unsynced::new(&torn, &ops);
         for disk in fresh.sector_subsets() {
@@ -195,7 +195,7 @@ fn a_torn_write_after_a_cut_is_cut_again() {
     }
 }
 
-/// Three segments, everything synced, all but the last write recorded as synced. Returns the newest place recorded.
+/// Three segments, everything synced, all but the last write recorded as synced. Returns the newest position recorded.
 fn long_log() -> (Disk, SegmentId, usize) {
     let (mut planner, mut disk) = started();
     for index in 3..9 {
@@ -248,17 +248,17 @@ fn every_flipped_bit_below_the_synced_mark_is_refused() {
 fn every_flipped_bit_above_the_synced_mark_is_cut_or_harmless() {
     let (mut disk, last, mark) = long_log();
     let entries = disk.recover().unwrap().entries;
-    let mut cuts = 0;
+    let mut torn_tails = 0;
     for at in mark..disk.files[&last].len() {
         for bit in 0..8 {
             disk.files.get_mut(&last).unwrap()[at] ^= 1 << bit;
             let recovered = disk.recover().unwrap_or_else(|damage| panic!("bit {bit} of byte {at}: {damage}"));
             assert_eq!(recovered.entries, entries);
-            cuts += usize::from(recovered.cut.is_some());
+            torn_tails += usize::from(recovered.torn_tail.is_some());
             disk.files.get_mut(&last).unwrap()[at] ^= 1 << bit;
         }
     }
-    assert!(cuts > 0);
+    assert!(torn_tails > 0);
 }
 
 #[test]
@@ -328,7 +328,7 @@ fn a_record_of_a_newer_release_is_refused_with_its_place() {
     let (mut disk, last, _) = long_log();
     let file = disk.files.get_mut(&last).unwrap();
     let head_length = u32::from_le_bytes(file[4_608 + 8..4_608 + 12].try_into().unwrap()) as usize;
-    // The record behind the head: its header is 48 bytes, checked from the segment's seed on.
+    // The record behind the segment header: its own header is 48 bytes, checked from the segment's seed on.
     let at = 4_608 + 48 + head_length.next_multiple_of(8);
     let seed = u32::from_le_bytes(file[24..28].try_into().unwrap());
     assert_eq!(file[at..at + 4], crc32c::crc32c_append(seed, &file[at + 4..at + 48]).to_le_bytes(), "a record stands there");

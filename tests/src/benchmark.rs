@@ -202,7 +202,7 @@ pub fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     }
     let report = Report { rows: comparisons, resident };
     write_json(options, &report)?;
-    println!("ratio rows: {} passed, 0 failed (figures are for reading, not for passing)", report.rows.len());
+    println!("benchmark rows: {} passed, 0 failed (figures are for reading, not for passing)", report.rows.len());
     Ok(true)
 }
 

@@ -1,4 +1,4 @@
-//! Watchers at one place of history: read for once, matched by key, the same events shared by all that want the same.
+//! Watchers at one revision of history: read for once, matched by key, the same events shared by all that want the same.
 
 use super::interval::{End, Interval, IntervalMap};
 use super::{WatchEvent, WatchRequest};
@@ -8,8 +8,8 @@ use crate::types::{Revision, StreamId, WatchId};
 use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
 use bytes::Bytes;
 
-/// A watch of one stream: how a cohort names it.
-pub(super) type Member = (StreamId, WatchId);
+/// A watch of one stream: how a group names it.
+pub(super) type WatcherId = (StreamId, WatchId);
 
 /// The keys of a watch. A single key is by far the most common, and found in a map instead of a tree.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -62,26 +62,26 @@ impl Interest {
     }
 }
 
-/// For each member the first revision it is owed, if that lies beyond the cohort's cursor.
-type Members = BTreeMap<Member, Revision>;
+/// For each member the first revision it is owed, if that lies beyond the group's cursor.
+type Members = BTreeMap<WatcherId, Revision>;
 
 /// The watches on one key or range.
 #[derive(Debug)]
-struct Group {
-    /// Tells groups apart while events are matched.
+struct WatcherSet {
+    /// Tells sets apart while events are matched.
     number: u64,
     by_needs: BTreeMap<Needs, Members>,
 }
 
 /// Watches that have been given everything up to a common revision.
 #[derive(Debug, Default)]
-pub(super) struct Cohort {
+pub(super) struct WatcherGroup {
     /// All members have what they are owed of the revisions up to this one.
     pub cursor: Revision,
     members: usize,
-    groups: u64,
-    exact: BTreeMap<Bytes, Group>,
-    ranges: IntervalMap<Group>,
+    sets: u64,
+    exact: BTreeMap<Bytes, WatcherSet>,
+    ranges: IntervalMap<WatcherSet>,
 }
 
 /// Members with one interest, and which events of a slice they want.
@@ -93,7 +93,7 @@ pub(super) struct Matched<'a> {
     pub places: Vec<usize>,
 }
 
-impl Cohort {
+impl WatcherGroup {
     pub fn at(cursor: Revision) -> Self {
         Self { cursor, ..Self::default() }
     }
@@ -107,33 +107,33 @@ impl Cohort {
     }
 
     /// `owed` is the first revision the member wants.
-    pub fn add(&mut self, interest: &Interest, member: Member, owed: Revision) {
-        let number = self.groups;
-        let group = match &interest.keys {
-            Keys::One(key) => self.exact.entry(key.clone()).or_insert_with(|| Group { number, by_needs: BTreeMap::new() }),
+    pub fn add(&mut self, interest: &Interest, member: WatcherId, owed: Revision) {
+        let number = self.sets;
+        let set = match &interest.keys {
+            Keys::One(key) => self.exact.entry(key.clone()).or_insert_with(|| WatcherSet { number, by_needs: BTreeMap::new() }),
             Keys::Range(interval) => {
-                self.ranges.insert(interval.clone(), Group { number, by_needs: BTreeMap::new() });
+                self.ranges.insert(interval.clone(), WatcherSet { number, by_needs: BTreeMap::new() });
                 self.ranges.get_mut(interval).expect("just inserted")
             }
         };
-        self.groups += 1;
-        let before = group.by_needs.entry(interest.needs).or_default().insert(member, owed);
-        assert!(before.is_none(), "watch {member:?} is in its cohort already");
+        self.sets += 1;
+        let before = set.by_needs.entry(interest.needs).or_default().insert(member, owed);
+        assert!(before.is_none(), "watch {member:?} is in its group already");
         self.members += 1;
     }
 
-    pub fn remove(&mut self, interest: &Interest, member: Member) {
-        let group = match &interest.keys {
+    pub fn remove(&mut self, interest: &Interest, member: WatcherId) {
+        let set = match &interest.keys {
             Keys::One(key) => self.exact.get_mut(key),
             Keys::Range(interval) => self.ranges.get_mut(interval),
         };
-        let group = group.unwrap_or_else(|| panic!("watch {member:?} is not where its keys are"));
-        let members = group.by_needs.get_mut(&interest.needs).expect("members with these needs");
-        members.remove(&member).expect("a member of its own cohort");
+        let set = set.unwrap_or_else(|| panic!("watch {member:?} is not where its keys are"));
+        let members = set.by_needs.get_mut(&interest.needs).expect("members with these needs");
+        members.remove(&member).expect("a member of its own group");
         if members.is_empty() {
-            group.by_needs.remove(&interest.needs);
+            set.by_needs.remove(&interest.needs);
         }
-        if group.by_needs.is_empty() {
+        if set.by_needs.is_empty() {
             match &interest.keys {
                 Keys::One(key) => drop(self.exact.remove(key)),
                 Keys::Range(interval) => drop(self.ranges.remove(interval)),
@@ -143,17 +143,17 @@ impl Cohort {
     }
 
     /// Every member with its interest and the first revision it is owed.
-    pub fn members(&self) -> Vec<(Member, Interest, Revision)> {
+    pub fn members(&self) -> Vec<(WatcherId, Interest, Revision)> {
         let mut all = Vec::with_capacity(self.members);
         let next = self.cursor.next();
-        let mut collect = |keys: &Keys, group: &Group| {
-            for (&needs, members) in &group.by_needs {
+        let mut collect = |keys: &Keys, set: &WatcherSet| {
+            for (&needs, members) in &set.by_needs {
                 let interest = Interest { keys: keys.clone(), needs };
                 all.extend(members.iter().map(|(&member, &owed)| (member, interest.clone(), owed.max(next))));
             }
         };
-        self.exact.iter().for_each(|(key, group)| collect(&Keys::One(key.clone()), group));
-        self.ranges.for_each(|interval, group| collect(&Keys::Range(interval.clone()), group));
+        self.exact.iter().for_each(|(key, set)| collect(&Keys::One(key.clone()), set));
+        self.ranges.for_each(|interval, set| collect(&Keys::Range(interval.clone()), set));
         all
     }
 
@@ -161,19 +161,19 @@ impl Cohort {
     pub fn matched(&self, events: &[Event]) -> Vec<Matched<'_>> {
         let mut found: BTreeMap<(u64, Needs), Matched<'_>> = BTreeMap::new();
         for (place, event) in events.iter().enumerate() {
-            if let Some(group) = self.exact.get(&event.key) {
-                add_match(&mut found, group, event.kind, place);
+            if let Some(set) = self.exact.get(&event.key) {
+                add_match(&mut found, set, event.kind, place);
             }
-            self.ranges.visit(&event.key, |group| add_match(&mut found, group, event.kind, place));
+            self.ranges.visit(&event.key, |set| add_match(&mut found, set, event.kind, place));
         }
         found.into_values().collect()
     }
 }
 
-fn add_match<'a>(found: &mut BTreeMap<(u64, Needs), Matched<'a>>, group: &'a Group, kind: EventKind, place: usize) {
-    for (&needs, members) in &group.by_needs {
+fn add_match<'a>(found: &mut BTreeMap<(u64, Needs), Matched<'a>>, set: &'a WatcherSet, kind: EventKind, place: usize) {
+    for (&needs, members) in &set.by_needs {
         if needs.want(kind) {
-            let matched = found.entry((group.number, needs)).or_insert_with(|| Matched { needs, members, places: Vec::new() });
+            let matched = found.entry((set.number, needs)).or_insert_with(|| Matched { needs, members, places: Vec::new() });
             matched.places.push(place);
         }
     }
