@@ -329,7 +329,7 @@ fn a_view_older_than_the_last_is_ignored() {
 }
 
 #[test]
-fn a_lagging_watch_that_compaction_overtakes_is_cancelled() {
+fn an_unsynced_watch_that_compaction_overtakes_is_cancelled() {
     let mut world = World::on(with_history().log, HubLimits { slice_events: 1, ..roomy() });
     world.create(from(2, range("a", "c")));
     assert_eq!(lines(&world.told(WatchInput::Wake)), ["0@2 [a=x@2]"]);
