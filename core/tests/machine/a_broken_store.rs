@@ -86,7 +86,7 @@ fn a_failed_read_while_applying_stops_the_member_and_nothing_of_it_is_seen_or_ke
         member.store.break_off();
         let effects = member.apply(&[Command::Put(put("c", "1")), command.clone(), Command::Put(put("d", "1"))]);
         let [MachineEffect::Fatal(reason)] = effects.as_slice() else { panic!("{command:?}: {effects:?}") };
-        assert_eq!(reason, "entry 1/3: state store: a bad sector");
+        assert_eq!(reason, "entry 1/3: state store: the device fails a read");
         assert!(Arc::ptr_eq(&view, &member.machine.view()), "{command:?}: the state before is what is seen");
         member.store.mend();
         assert!(member.apply(&[Command::Put(put("e", "1"))]).is_empty(), "{command:?}: it does not go on");
