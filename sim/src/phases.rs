@@ -232,7 +232,7 @@ impl World {
             let seen = (member, view.digest(), hash);
             let (other, digest, known) = *first.get_or_insert(seen);
             if (digest, known) != (seen.1, seen.2)
-                && let Some(found) = self.unless_off(Checker::Digests, format!("members {other} and {member} end in different states"))
+                && let Some(found) = self.unless_off(Checker::Digests, format!("members {other} and {member} end in different states: digests {digest:032x} and {:032x}, hashes {known:08x} and {:08x}", seen.1, seen.2))
             {
                 return Some(found);
             }

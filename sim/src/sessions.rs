@@ -272,6 +272,10 @@ impl World {
     }
 
     pub(crate) fn on_disarm(&mut self) {
+        // Members are compared once nothing is under way any more.
+        if matches!(self.phase, Phase::Stopping | Phase::Converging | Phase::Judged) {
+            return;
+        }
         let alarmed: Vec<_> = self.members.iter().map(|host| host.id).collect();
         let Some(member) = self.alive().next() else { return self.on_quota_exceeded() };
         for id in alarmed {
