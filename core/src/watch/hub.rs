@@ -12,9 +12,13 @@ use alloc::{
     sync::Arc,
     vec::Vec,
 };
+use core::time::Duration;
 
 /// The revision of a store that nothing was written to.
 const FRESH: Revision = Revision(1);
+
+/// After a read that failed, unless a new view comes before.
+const STALL_RETRY: Duration = Duration::from_millis(100);
 
 /// On responses that speak for the whole stream, or for no watch at all.
 const NO_WATCH: WatchId = WatchId(-1);
@@ -38,8 +42,8 @@ pub struct WatchHub<H> {
     by_cursor: BTreeMap<Revision, GroupId>,
     next_group: u64,
     turns: Turns,
-    /// The view could not be read: nothing is tried before the next one.
-    is_stalled: bool,
+    /// The view could not be read: nothing is tried before the next one, or before this.
+    stalled_until: Monotonic,
     ticks: BTreeSet<(Monotonic, StreamId)>,
 }
 
@@ -122,7 +126,7 @@ impl<H: History> WatchHub<H> {
             by_cursor: BTreeMap::new(),
             next_group: 0,
             turns: Turns::default(),
-            is_stalled: false,
+            stalled_until: Monotonic::default(),
             ticks: BTreeSet::new(),
         }
     }
@@ -133,7 +137,8 @@ impl<H: History> WatchHub<H> {
         if self.has_history_to_read() {
             return self.now;
         }
-        self.ticks.first().map_or(Monotonic::NEVER, |(at, _)| *at)
+        let retry = if self.turns.line.is_empty() { Monotonic::NEVER } else { self.stalled_until };
+        self.ticks.first().map_or(Monotonic::NEVER, |(at, _)| *at).min(retry)
     }
 
     /// Whether the stream's budget is used up, or the hub's and the stream has a part in that. Events and progress then wait until
@@ -177,7 +182,7 @@ impl<H: History> WatchHub<H> {
             return;
         }
         self.view = view;
-        self.is_stalled = false;
+        self.stalled_until = self.now;
         // A synced group that is still busy with an earlier view waits for its turn.
         if !self.turns.places.contains_key(&Turn::Synced) {
             self.advance_synced(self.slice(), out);
@@ -279,7 +284,7 @@ impl<H: History> WatchHub<H> {
     }
 
     fn has_history_to_read(&self) -> bool {
-        !self.is_stalled && !self.turns.line.is_empty()
+        self.stalled_until <= self.now && !self.turns.line.is_empty()
     }
 
     fn is_synced_current(&self) -> bool {
@@ -399,7 +404,7 @@ impl<H: History> WatchHub<H> {
         }
         let Some((mut events, mut through)) = slice.ok().and_then(|events| self.whole(group.cursor, events, budget)) else {
             // Compacted beneath this view, so a newer one is on its way; or the store is broken, and the member about to stop.
-            self.is_stalled = true;
+            self.stalled_until = self.now + STALL_RETRY;
             return read;
         };
         if through > stop {
@@ -414,7 +419,7 @@ impl<H: History> WatchHub<H> {
                 group.cursor = delivered.through.unwrap_or(through);
                 read.bytes += delivered.previous_bytes;
             }
-            Err(_) => self.is_stalled = true,
+            Err(_) => self.stalled_until = self.now + STALL_RETRY,
         }
         read
     }

@@ -3,7 +3,10 @@
 use crate::log::{Log, STREAM, World, cancel, key, line, lines, range, roomy};
 use quorate_core::types::{Monotonic, Revision, StreamId, WatchId};
 use quorate_core::watch::{HubLimits, WatchInput, WatchRequest};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 const NOTHING: [&str; 0] = [];
 
@@ -355,14 +358,25 @@ fn a_store_that_cannot_be_read_makes_nobody_miss_anything() {
     let mut world = with_history();
     world.create(WatchRequest { prev_kv: true, ..from(3, key("a")) });
     world.create(key("a"));
-    world.log.is_broken = true;
+    world.log.is_broken.store(true, Ordering::Relaxed);
     world.log.put("a", "1");
     assert_eq!(lines(&world.publish()), NOTHING);
     assert!(!world.has_work(), "trying again at once would spin");
     assert_eq!(lines(&world.told(WatchInput::Wake)), NOTHING);
-    world.log.is_broken = false;
+    world.log.is_broken.store(false, Ordering::Relaxed);
     assert_eq!(lines(&world.publish()), NOTHING);
     assert_eq!(sorted(&world.settle()), ["0@4 [a=z@4 after a=x@2]", "0@5 [a=1@5 after a=z@4]", "1@5 [a=1@5]"]);
+}
+
+#[test]
+fn a_read_that_failed_is_tried_again_although_nothing_new_is_published() {
+    let mut world = with_history();
+    world.create(from(2, key("a")));
+    world.log.is_broken.store(true, Ordering::Relaxed);
+    assert_eq!(lines(&world.told(WatchInput::Wake)), NOTHING);
+    world.log.is_broken.store(false, Ordering::Relaxed);
+    assert!(!world.has_work(), "not at once");
+    assert_eq!(lines(&world.pass(Duration::from_millis(100))), ["0@4 [a=x@2, a=z@4]"]);
 }
 
 #[test]

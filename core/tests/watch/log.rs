@@ -8,7 +8,7 @@ use quorate_core::watch::{History, HubEffect, HubLimits, WatchHub, WatchInput, W
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -23,7 +23,8 @@ pub struct Log {
     pub raised_by_read: Option<Revision>,
     /// Rows of this revision are gone, although the floor does not say so.
     pub dropped: Option<Revision>,
-    pub is_broken: bool,
+    /// Every state of it cannot be read.
+    pub is_broken: Arc<AtomicBool>,
     pub reads: Arc<AtomicUsize>,
     /// How many events the greatest read returned.
     pub greatest_read: Arc<AtomicUsize>,
@@ -37,7 +38,7 @@ impl Log {
             floor: Arc::new(AtomicI64::new(-1)),
             raised_by_read: None,
             dropped: None,
-            is_broken: false,
+            is_broken: Arc::default(),
             reads: Arc::default(),
             greatest_read: Arc::default(),
         }
@@ -94,7 +95,7 @@ impl History for Log {
 
     fn events(&self, after: Revision, limit: usize, bytes: usize) -> Result<Vec<Event>, Refusal> {
         self.reads.fetch_add(1, Ordering::Relaxed);
-        if self.is_broken {
+        if self.is_broken.load(Ordering::Relaxed) {
             return Err(Refusal::StorageFailed);
         }
         if after.next() < self.compact_revision() {
@@ -121,7 +122,7 @@ impl History for Log {
     }
 
     fn at(&self, key: &[u8], revision: Revision) -> Result<Option<EncodedKeyValue>, Refusal> {
-        if self.is_broken {
+        if self.is_broken.load(Ordering::Relaxed) {
             return Err(Refusal::StorageFailed);
         }
         if revision < self.compact_revision() {
