@@ -285,9 +285,7 @@ impl<R: StateReader> StateHalf<R> {
             Order::Serve { ticket, index, .. } if index <= self.published() => {
                 out.push(StateEffect::Answer(ticket, Ok(Answer::Ready)));
                 // The log half could have answered it, had it known: then it answers the next one.
-                if self.reported.is_none_or(|(told, _)| told < index) {
-                    self.report(out);
-                }
+                self.report_through(index, out);
             }
             Order::Serve { ticket, deadline, index } => {
                 self.reads.insert((index, ticket), deadline);
@@ -309,9 +307,7 @@ impl<R: StateReader> StateHalf<R> {
         if let Some((_, applied)) = newest {
             self.synced_before = core::mem::replace(&mut self.synced, applied);
             // What is synced is applied: the log half must not hear of the one without the other.
-            if self.reported.is_none_or(|(told, _)| told < self.synced_before) {
-                self.report(out);
-            }
+            self.report_through(self.synced_before, out);
             out.push(StateEffect::Log(Report::Synced(self.synced_before)));
         }
         self.machine.step(MachineInput::Synced(number), &mut self.effects);
@@ -377,20 +373,21 @@ impl<R: StateReader> StateHalf<R> {
             return;
         }
         held.leave_at = Monotonic::NEVER;
-        while held.batches.front().is_some_and(|(_, _, applied)| may_leave(*applied)) {
-            let mut leaving = WriteBatch::default();
-            let mut reached = None;
-            while (reached.is_none() || leaving.bytes < self.batch_limits.persist_bytes)
-                && let Some((number, batch, applied)) = held.batches.pop_front_if(|(_, _, applied)| may_leave(*applied))
+        let mut next = || {
+            let next = held.batches.pop_front_if(|(_, _, applied)| may_leave(*applied))?;
+            held.bytes -= next.1.bytes;
+            Some(next)
+        };
+        while let Some((mut number, mut batch, mut applied)) = next() {
+            while batch.bytes < self.batch_limits.persist_bytes
+                && let Some((later, more, reached)) = next()
             {
-                held.bytes -= batch.bytes;
-                leaving.absorb(batch);
-                reached = Some((number, applied));
+                batch.absorb(more);
+                (number, applied) = (later, reached);
             }
-            let (number, applied) = reached.expect("the first may leave");
-            self.sync.bytes += leaving.bytes;
+            self.sync.bytes += batch.bytes;
             self.unsynced.push_back((number, applied.index));
-            out.push(StateEffect::Store(StoreWork::Persist { number, batch: leaving, applied, after }));
+            out.push(StateEffect::Store(StoreWork::Persist { number, batch, applied, after }));
         }
     }
 
@@ -417,6 +414,13 @@ impl<R: StateReader> StateHalf<R> {
         let waits =
             self.reported.is_some_and(|(told, alarm)| alarm == no_space && few && index.0 < told.0 + self.batch_limits.report_entries);
         if !waits || now >= self.report_at {
+            self.report(out);
+        }
+    }
+
+    /// Tells the log half, unless it knows already, that the state is applied through an index.
+    fn report_through(&mut self, index: LogIndex, out: &mut Vec<StateEffect<R>>) {
+        if self.reported.is_none_or(|(told, _)| told < index) {
             self.report(out);
         }
     }

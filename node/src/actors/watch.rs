@@ -9,9 +9,9 @@ use quorate_core::{
     watch::{Hub, HubEffect, HubInput, HubLimits, WatchResponse},
 };
 use quorate_web::watch_stream::HubRequest;
-use std::{cell::Cell, collections::HashMap, fmt, rc::Rc, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{mpsc, watch},
     time::timeout,
 };
 
@@ -30,22 +30,6 @@ struct Client {
     full: watch::Sender<bool>,
 }
 
-/// Whether a worker's hub has streams.
-#[derive(Default)]
-struct Watched {
-    now: Cell<bool>,
-    begins: Notify,
-}
-
-impl Watched {
-    fn set(&self, watched: bool) {
-        if watched && !self.now.replace(watched) {
-            self.begins.notify_one();
-        }
-        self.now.set(watched);
-    }
-}
-
 /// The hub's actor.
 pub struct HubActor {
     hub: Hub<FjallReader>,
@@ -54,7 +38,8 @@ pub struct HubActor {
     streams: HashMap<StreamId, Client>,
     /// Streams that were handed something, or took something, since the last turn.
     touched: Vec<StreamId>,
-    is_watched: Rc<Watched>,
+    /// Whether it has streams.
+    is_watched: watch::Sender<bool>,
     effects: Vec<HubEffect>,
     timer: Timer,
 }
@@ -77,7 +62,7 @@ impl HubActor {
             queue: Some(queue),
             streams: HashMap::new(),
             touched: Vec::new(),
-            is_watched: Rc::default(),
+            is_watched: watch::Sender::new(false),
             effects: Vec::new(),
             timer: Timer::default(),
         }
@@ -118,7 +103,7 @@ impl HubActor {
 
     /// One turn: history is read, and what was stepped leaves for the streams.
     fn flush(&mut self, ctx: &mut Context<Self>) {
-        self.is_watched.set(!self.streams.is_empty());
+        self.is_watched.send_replace(!self.streams.is_empty());
         self.hub.flush(self.shared.clock.now(), &mut self.effects);
         for HubEffect { stream, response } in self.effects.drain(..) {
             // A stream that closed meanwhile needs nothing.
@@ -147,7 +132,7 @@ impl Actor for HubActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.add_stream(batches(self.queue.take().expect("started once")));
-        ctx.add_stream(views(self.shared.view.subscribe(), Rc::clone(&self.is_watched)));
+        ctx.add_stream(views(self.shared.view.subscribe(), self.is_watched.subscribe()));
     }
 }
 
@@ -155,13 +140,11 @@ impl Actor for HubActor {
 /// lest it keep an old state in memory.
 fn views(
     published: watch::Receiver<Arc<View<FjallReader>>>,
-    is_watched: Rc<Watched>,
+    is_watched: watch::Receiver<bool>,
 ) -> impl futures::Stream<Item = Arc<View<FjallReader>>> {
-    futures::stream::unfold((published, is_watched), |(mut published, is_watched)| async move {
-        if !is_watched.now.get() {
-            // Whoever opens a stream meanwhile ends the pause.
-            let _ = timeout(UNWATCHED_PAUSE, is_watched.begins.notified()).await;
-        }
+    futures::stream::unfold((published, is_watched), |(mut published, mut is_watched)| async move {
+        // Over at once where there are streams, and as soon as one is opened.
+        let _ = timeout(UNWATCHED_PAUSE, is_watched.wait_for(|watched| *watched)).await;
         published.changed().await.ok()?;
         let view = published.borrow_and_update().clone();
         Some((view, (published, is_watched)))

@@ -24,6 +24,10 @@ const KEYS_SMOKE: usize = 40_000;
 const FILL_OPS: usize = 100;
 /// Whoever reads what a member has applied is never served later than that.
 const GAP_LIMIT: Duration = Duration::from_millis(200);
+/// How long the clients run before the command is carried out.
+const WARM_UP: Duration = Duration::from_secs(1);
+/// An election that the command caused has begun by then: the longest timeout of a follower.
+const AFTERMATH: Duration = Duration::from_secs(2);
 /// Between two requests of a client.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -140,12 +144,12 @@ async fn under_load(
             Ok::<_, tonic::Status>(())
         }));
     }
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(WARM_UP).await;
     let term = term(channels).await?;
     let begun = Instant::now();
     command.await?;
     let took = begun.elapsed();
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    tokio::time::sleep(AFTERMATH).await;
     ended.store(true, Ordering::Relaxed);
     for client in clients {
         client.await??;
