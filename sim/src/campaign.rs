@@ -19,7 +19,7 @@ use std::{
         mpsc,
     },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 const CLEAN: u8 = 0;
@@ -89,7 +89,7 @@ fn one(schedule: &Schedule, arguments: &Arguments) -> u8 {
         return VIOLATION;
     }
     let mut summary = Summary::default();
-    summary.add(&outcomes);
+    summary.add(schedule.seed, &outcomes, begun.elapsed());
     print!("{}", summary.text(begun.elapsed(), 1));
     println!("trace {}", outcomes.hash);
     if arguments.trace > 0 {
@@ -120,6 +120,8 @@ fn same(schedule: &Schedule, judging: Judging, outcomes: &Outcomes) -> bool {
 struct Done {
     seed: u64,
     outcomes: Outcomes,
+    /// How long its first run and the judgement of it took.
+    took: Duration,
     /// With `--check`: whether a second run was the same.
     same: bool,
 }
@@ -133,7 +135,7 @@ fn many(seeds: &Range<u64>, arguments: &Arguments) -> u8 {
     let mut failed = Vec::new();
     each(seeds, arguments.jobs, judging, arguments.check, |done| {
         bar.inc(1);
-        summary.add(&done.outcomes);
+        summary.add(done.seed, &done.outcomes, done.took);
         if let Some(violation) = &done.outcomes.violation {
             bar.println(format!("seed {}: {} broken: {}", done.seed, violation.checker, violation.text));
             failed.push(done.seed);
@@ -176,9 +178,11 @@ fn each(seeds: &Range<u64>, jobs: u16, judging: Judging, check: bool, mut on_don
                         return;
                     }
                     let schedule = nemesis::schedule(seed);
+                    let begun = Instant::now();
                     let outcomes = run(&schedule, judging, None);
+                    let took = begun.elapsed();
                     let same = !check || run(&schedule, judging, None).hash == outcomes.hash;
-                    if sender.send(Done { seed, outcomes, same }).is_err() {
+                    if sender.send(Done { seed, outcomes, took, same }).is_err() {
                         return;
                     }
                 }

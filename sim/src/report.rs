@@ -21,14 +21,17 @@ pub struct Summary {
     /// Seeds about whose history nobody could decide.
     pub undecided: u64,
     completed: Vec<u64>,
+    /// How long each seed took, and which it was.
+    took: Vec<(Duration, u64)>,
     fired: BTreeMap<FaultClass, u64>,
     fired_seeds: BTreeMap<FaultClass, u64>,
     mattered_seeds: BTreeMap<FaultClass, u64>,
 }
 
 impl Summary {
-    pub fn add(&mut self, outcomes: &Outcomes) {
+    pub fn add(&mut self, seed: u64, outcomes: &Outcomes, took: Duration) {
         self.seeds += 1;
+        self.took.push((took, seed));
         self.operations += outcomes.operations;
         self.elections += outcomes.elections;
         self.events += outcomes.events;
@@ -65,6 +68,10 @@ impl Summary {
             self.events as f64 / self.simulated_s.max(1.0)
         );
         let _ = writeln!(text, "{} undecided, {:.2} seeds per wall second", self.undecided, self.seeds as f64 / wall_s);
+        self.took.sort_unstable();
+        if let (Some((median, _)), Some((slowest, seed))) = (self.took.get(self.took.len() / 2), self.took.last()) {
+            let _ = writeln!(text, "slowest: seed {seed}, {:.1} times the median", slowest.as_secs_f64() / median.as_secs_f64());
+        }
         let _ = writeln!(text, "{:<12} {:>8} {:>12} {:>16}   mattered means", "fault", "fired", "in seeds", "mattered in");
         for class in FaultClass::ALL {
             let (fired, seeds, mattered) = (get(&self.fired, class), get(&self.fired_seeds, class), get(&self.mattered_seeds, class));
