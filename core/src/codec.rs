@@ -59,10 +59,28 @@ pub fn encoded<T: Serialize>(version: u8, body: &T) -> Bytes {
 /// Appends one frame to `out`.
 pub fn encode<T: Serialize>(version: u8, body: &T, out: &mut Vec<u8>) {
     let start = out.len();
-    out.extend_from_slice(&[0; FRAME_HEADER - 1]);
-    out.push(version);
+    begin(version, out);
     let taken = core::mem::take(out);
     *out = postcard::to_extend(body, taken).expect("serialising to memory");
+    seal(start, out);
+}
+
+/// A frame of a body that is encoded already, in two parts.
+pub(crate) fn framed(version: u8, body: [&[u8]; 2]) -> Bytes {
+    let mut out = Vec::with_capacity(FRAME_HEADER + body[0].len() + body[1].len());
+    begin(version, &mut out);
+    body.into_iter().for_each(|part| out.extend_from_slice(part));
+    seal(0, &mut out);
+    out.into()
+}
+
+fn begin(version: u8, out: &mut Vec<u8>) {
+    out.extend_from_slice(&[0; FRAME_HEADER - 1]);
+    out.push(version);
+}
+
+/// Fills in what stands before the version, of a frame that begins at `start`.
+fn seal(start: usize, out: &mut [u8]) {
     let length = u32::try_from(out.len() - start - 8).expect("a frame of 4 GiB");
     let checksum = crc32c::crc32c(&out[start + 8..]);
     out[start..start + 4].copy_from_slice(&length.to_le_bytes());

@@ -5,7 +5,8 @@
 
 use crate::mvcc::EncodedKeyValue;
 use crate::types::{LeaseId, LogIndex, MemberId, Revision};
-use alloc::{string::String, vec::Vec};
+use crate::v2;
+use alloc::{string::String, sync::Arc, vec::Vec};
 use bytes::Bytes;
 use core::fmt;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,8 @@ pub enum Command {
     Alarm(AlarmChange),
     /// A member tells the cluster its name and where clients reach it.
     Publish(MemberAttributes),
+    /// A change of the v2 tree, at the cluster's time.
+    V2(v2::Request),
 }
 
 /// The keys a request speaks of (etcd API, KV: key ranges).
@@ -177,6 +180,7 @@ mod rejection;
 mod validate;
 pub(crate) mod walk;
 pub use encoding::{decode_command, encode_command};
+pub(crate) use encoding::{decode_with_time, stamp, time_of};
 pub use flat_txn::TXN_DEPTH_MAX;
 pub use rejection::Rejection;
 pub use validate::{validate, validate_range};
@@ -194,9 +198,16 @@ pub enum Reply {
     Put(PutReply),
     DeleteRange(DeleteRangeReply),
     Txn(TxnReply),
-    Compact { revision: Revision },
-    Alarm { revision: Revision, alarms: Vec<Alarm> },
+    Compact {
+        revision: Revision,
+    },
+    Alarm {
+        revision: Revision,
+        alarms: Vec<Alarm>,
+    },
     Published,
+    /// What a change of the v2 tree came to; an expiry that found nothing has no event.
+    V2(Result<Option<Arc<v2::Event>>, v2::Error>),
 }
 
 /// In protocol notation: what was done, and the revision after it.
@@ -209,6 +220,9 @@ impl fmt::Display for Reply {
             Self::Compact { revision } => write!(f, "compact@{revision}"),
             Self::Alarm { revision, alarms } => write!(f, "{} alarms@{revision}", alarms.len()),
             Self::Published => write!(f, "published"),
+            Self::V2(Ok(Some(event))) => write!(f, "v2 {} {}@{}", event.action.name(), event.node.path.or_slash(), event.index),
+            Self::V2(Ok(None)) => write!(f, "v2 nothing"),
+            Self::V2(Err(error)) => write!(f, "v2 {error}"),
         }
     }
 }

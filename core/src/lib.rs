@@ -26,5 +26,6 @@ pub mod mutant;
 pub mod mvcc;
 pub mod storage;
 pub mod types;
+pub mod v2;
 pub mod wal;
 pub mod watch;

@@ -18,7 +18,7 @@ use crate::entry::Configuration;
 use crate::mutant::{Mutant, planted};
 use crate::mvcc::store::{Store, after};
 use crate::storage::{ReadFailed, StateReader, Table, WriteBatch};
-use crate::types::{BatchNumber, Boot, LogId, MemberId, RequestId};
+use crate::types::{BatchNumber, Boot, LogId, MemberId, RequestId, WallMs};
 use alloc::{format, string::String, sync::Arc, vec::Vec};
 use apply::{AppliedReply, Applier, Broken};
 use compaction_hashes::CompactionHashes;
@@ -127,6 +127,12 @@ impl<R: StateReader> Machine<R> {
     #[must_use]
     pub fn applied(&self) -> LogId {
         self.applier.applied
+    }
+
+    /// The cluster's time, as far as commands have told it; and when the next node of the v2 tree goes.
+    #[must_use]
+    pub fn v2_times(&self) -> (WallMs, Option<WallMs>) {
+        (self.applier.v2.space().time(), self.applier.v2.next_end())
     }
 
     /// The configuration stored with the applied index; `None` in a fresh store.
@@ -312,6 +318,7 @@ impl<R: StateReader> Machine<R> {
         self.check_invariants();
         if !self.failed {
             self.applier.store.check_invariants();
+            self.applier.v2.check();
         }
     }
 }

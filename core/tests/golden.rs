@@ -11,6 +11,7 @@ use quorate_core::command::{
 use quorate_core::consensus::Proposal;
 use quorate_core::consensus::{Configuration, Entry, Envelope, ForwardMessage, ForwardRefusal, Message, Payload, RaftMessage, ReadMessage};
 use quorate_core::types::{Boot, LeaseId, LogId, LogIndex, MemberId, ReadId, RequestId, Revision, Term};
+use quorate_core::v2;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -139,6 +140,7 @@ fn command_number(command: &Command) -> u8 {
         Command::Compact(_) => 3,
         Command::Alarm(_) => 4,
         Command::Publish(_) => 5,
+        Command::V2(_) => 6,
     }
 }
 
@@ -181,6 +183,10 @@ fn messages() -> Vec<Message> {
     raft.chain(read).chain(forward_messages().into_iter().map(Message::Forward)).collect()
 }
 
+fn v2_request(change: v2::Change) -> v2::Request {
+    v2::Request { path: v2::NodePath::parse("/a/b").unwrap(), change }
+}
+
 fn commands() -> Vec<Command> {
     let range = |key: &'static str, end: &'static str| KeyRange {
         key: Bytes::from_static(key.as_bytes()),
@@ -219,6 +225,9 @@ fn commands() -> Vec<Command> {
     let delete = DeleteRange { range: range("a", "\0"), prev_kv: true };
     let nested = Txn { failure: vec![Op::DeleteRange(delete.clone())], ..Txn::default() };
     let alarm = Alarm { member: MemberId(0xb), kind: AlarmKind::Corrupt };
+    let compare_v2 = v2::Compare { value: Some(Bytes::from_static(b"v")), modified: Some(4) };
+    let condition = v2::Condition::CompareAndSwap(compare_v2);
+    let write = v2::Write { value: Bytes::from_static(b"w"), is_directory: false, ttl_s: Some(60), refresh: true, condition };
     vec![
         Command::Put(put.clone()),
         Command::Put(Put::default()),
@@ -228,6 +237,9 @@ fn commands() -> Vec<Command> {
         Command::Alarm(AlarmChange { alarm, active: true }),
         Command::Alarm(AlarmChange { alarm: Alarm { kind: AlarmKind::NoSpace, ..alarm }, active: false }),
         Command::Publish(MemberAttributes { member: MemberId(0xb), name: "n1".into(), client_urls: vec!["http://a:2379".into()] }),
+        Command::V2(v2_request(v2::Change::Write(write))),
+        Command::V2(v2_request(v2::Change::Delete(v2::Delete { directory: true, recursive: false, compare: None }))),
+        Command::V2(v2_request(v2::Change::Expire)),
     ]
 }
 
@@ -327,7 +339,7 @@ fn a_field_more_is_a_version_more_and_leaves_the_old_bytes_readable() {
 
 #[test]
 fn every_command_in_the_log_keeps_its_bytes() {
-    assert_all_shown(&commands(), command_number, 6);
+    assert_all_shown(&commands(), command_number, 7);
     insta::assert_snapshot!(page(&commands()));
 }
 

@@ -170,7 +170,7 @@ pub fn response(reply: &Reply) -> Option<Response> {
         Reply::DeleteRange(reply) => Some(op_response(&OpReply::DeleteRange(reply.clone()))),
         Reply::Txn(reply) => Some(op_response(&OpReply::Txn(reply.clone()))),
         Reply::Compact { revision } => Some(Response::Compact { revision: revision.0 }),
-        Reply::Alarm { .. } | Reply::Published => None,
+        Reply::Alarm { .. } | Reply::Published | Reply::V2(_) => None,
     }
 }
 

@@ -81,7 +81,7 @@ fn translate<'a>(entries: impl Iterator<Item = &'a LogEntry>, records: &[Record]
         let Payload::Command { command, .. } = &entry.payload else { continue };
         let command = decode_command(command).map_err(|error| format!("entry {}: {error}", entry.id))?;
         let op = match &command {
-            Command::Publish(_) => continue,
+            Command::Publish(_) | Command::V2(_) => continue,
             Command::Alarm(change) => {
                 if change.alarm.kind == AlarmKind::NoSpace {
                     if change.active {

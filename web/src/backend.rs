@@ -8,6 +8,7 @@ use quorate_core::{
     types::{ClusterId, MemberId, Revision},
 };
 use std::{future::Future, sync::Arc, time::Instant};
+use tokio::sync::watch;
 
 /// What a read must see.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,6 +69,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// Opens a watch stream. The hub bounds what is in the receiver by the drained bytes reported back; above that bound the
     /// sender is not read from.
     fn watch(&self, context: Context) -> (WatchSender, WatchReceiver);
+
+    /// The index of the v2 tree, whenever it has changed: for those who wait. What it tells of is in [`Self::current`] by then.
+    fn v2_changes(&self) -> watch::Receiver<u64>;
 
     fn status(&self) -> Status;
 

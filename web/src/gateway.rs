@@ -3,12 +3,13 @@
 use crate::{
     api_error::ApiError,
     backend::{Backend, Source},
+    body::Body,
     connection::Connection,
     grpc::watch_answers,
-    permit::{ReceivePermit, WithPermit},
+    permit::WithPermit,
     proto::etcdserverpb as pb,
     service::{Call, Service},
-    surface::{PROGRESS_BYTES, Surface},
+    surface::Surface,
 };
 use actix_web::{
     HttpRequest, HttpResponse, Scope,
@@ -21,15 +22,10 @@ use prost::Message;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Deserializer, json};
 use std::future::Future;
-use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout_at},
-};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-/// JSON is larger than the message it describes, by a third for base64 alone.
-const JSON_FACTOR: usize = 2;
 /// Watch requests of one stream read ahead of the hub.
 const REQUESTS_AHEAD: usize = 16;
 /// The API's paths; `/v3beta` is its older name.
@@ -211,67 +207,6 @@ async fn read_message<Q: DeserializeOwned + Default + Message>(
     }
     let message = Q::deserialize(&mut Deserializer::from_slice(&body.bytes)).map_err(|error| ApiError::BadJson(error.to_string()))?;
     within(message, surface.options().receive_bytes())
-}
-
-/// A body on its way in, bounded in bytes and in time.
-struct Body<'a> {
-    payload: Payload,
-    surface: &'a Surface,
-    connection: Option<&'a Connection>,
-    /// What came and was not taken yet.
-    bytes: BytesMut,
-    /// Bytes that the permit stands for.
-    permitted: usize,
-    permit: Option<ReceivePermit>,
-    /// When more must have come, once something has.
-    deadline: Option<Instant>,
-    /// Came since the deadline was set.
-    progress_bytes: usize,
-}
-
-impl<'a> Body<'a> {
-    /// A permit is taken for so much at a time.
-    const PERMIT_BYTES: usize = 64 << 10;
-
-    fn new(payload: Payload, surface: &'a Surface, connection: Option<&'a Connection>) -> Self {
-        let bytes = BytesMut::new();
-        Self { payload, surface, connection, bytes, permitted: 0, permit: None, deadline: None, progress_bytes: 0 }
-    }
-
-    /// Waits for more; `false` if there is no more.
-    async fn more(&mut self) -> Result<bool, ApiError> {
-        let options = self.surface.options();
-        if self.bytes.is_empty() {
-            (self.deadline, self.permit, self.permitted) = (None, None, 0);
-        } else if self.deadline.is_none() || self.progress_bytes >= PROGRESS_BYTES {
-            (self.deadline, self.progress_bytes) = (Some(Instant::now() + options.receive_timeout), 0);
-        }
-        let chunk = match self.deadline {
-            Some(deadline) => {
-                timeout_at(deadline, self.payload.next()).await.map_err(|_| ApiError::BodyStalled(options.receive_timeout))?
-            }
-            None => self.payload.next().await,
-        };
-        let Some(chunk) = chunk else { return Ok(false) };
-        let chunk = chunk.map_err(|error| ApiError::BadJson(error.to_string()))?;
-        let (bytes, limit) = (self.bytes.len() + chunk.len(), options.receive_bytes());
-        if bytes > limit.saturating_mul(JSON_FACTOR) {
-            return Err(ApiError::ReceivedTooLarge { bytes: bytes as u64, limit });
-        }
-        // What comes in one piece is answered at once and holds nothing.
-        if !self.bytes.is_empty() && bytes > self.permitted {
-            let more = (bytes - self.permitted).next_multiple_of(Self::PERMIT_BYTES);
-            let taken = ReceivePermit::try_take(self.surface, self.connection, more)?;
-            match &mut self.permit {
-                Some(permit) => permit.merge(taken),
-                None => self.permit = Some(taken),
-            }
-            self.permitted += more;
-        }
-        self.progress_bytes += chunk.len();
-        self.bytes.extend_from_slice(&chunk);
-        Ok(true)
-    }
 }
 
 fn within<Q: Message>(message: Q, limit: usize) -> Result<Q, ApiError> {

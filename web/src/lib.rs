@@ -5,6 +5,7 @@
 
 pub mod api_error;
 pub mod backend;
+mod body;
 mod budget;
 mod connection;
 mod cors;
@@ -16,6 +17,7 @@ mod permit;
 pub mod proto;
 mod service;
 mod surface;
+mod v2;
 pub mod watch_stream;
 
 pub use budget::ByteBudget;
@@ -38,6 +40,7 @@ pub fn configure_http<B: Backend>(backend: B, surface: &Surface) -> impl Fn(&mut
     let service = Service::new(backend, surface.clone());
     move |config: &mut ServiceConfig| {
         ops::configure(config, &service);
+        v2::configure(config, &service);
         gateway::configure(config, &service);
     }
 }

@@ -17,7 +17,7 @@ pub fn validate(command: &Command, txn_ops_max: usize) -> Result<(), Refusal> {
             walk(txn, &mut Shape { budgets: alloc::vec![txn_ops_max] })?;
             walk(txn, &mut Duplicates::default())
         }
-        Command::Compact(_) | Command::Alarm(_) | Command::Publish(_) => Ok(()),
+        Command::Compact(_) | Command::Alarm(_) | Command::Publish(_) | Command::V2(_) => Ok(()),
     }
 }
 

@@ -42,6 +42,7 @@ impl Leader {
             heartbeat_at: now + shared.settings.heartbeat_interval,
             term_start,
         };
+        shared.begin_cluster_time();
         shared.append_own(Payload::Empty);
         leader
     }

@@ -47,6 +47,7 @@
 //!
 //! Not here yet: snapshots to followers below the WAL's start, reconfiguration by clients, leases.
 
+mod cluster_clock;
 mod display;
 mod durability;
 mod election;
@@ -68,11 +69,11 @@ pub use io::{ConsensusEffect, ConsensusInput, Proposal};
 pub use message::{Envelope, ForwardMessage, ForwardRefusal, Message, RaftMessage, ReadMessage, Role};
 
 use self::{
-    durability::Durability, follower::Append, leader::Leader, log::Log, membership::Membership, proposal::Proposals, read_index::Reads,
-    shared::Shared,
+    cluster_clock::ClusterClock, durability::Durability, follower::Append, leader::Leader, log::Log, membership::Membership,
+    proposal::Proposals, read_index::Reads, shared::Shared,
 };
 use crate::command::RaftStatus;
-use crate::types::{Boot, LogId, LogIndex, MemberId, Monotonic, Now, RequestId, Term, WriteNumber};
+use crate::types::{Boot, LogId, LogIndex, MemberId, Monotonic, Now, RequestId, Term, WallMs, WriteNumber};
 use crate::wal::Recovered;
 use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
 use core::time::Duration;
@@ -190,6 +191,8 @@ impl Consensus {
                 membership.append(entry.id.index, configuration.clone());
             }
         }
+        let mut cluster_clock = ClusterClock::default();
+        entries.iter().for_each(|entry| cluster_clock.on_entry(entry));
         let mut log = Log::new(before, entries);
         let last = log.last().index;
         assert!(last >= applied, "the log ends at {last} but the state store has applied {applied}");
@@ -202,6 +205,8 @@ impl Consensus {
             rng: ChaCha8Rng::from_seed(settings.seed),
             settings,
             now: now.monotonic,
+            wall: now.wall,
+            cluster_clock,
             term,
             vote,
             leader: None,
@@ -229,6 +234,17 @@ impl Consensus {
         consensus
     }
 
+    /// Tells a starting member the latest time that its state store has: the log may not go back that far.
+    pub fn remember_time(&mut self, time: WallMs) {
+        self.shared.cluster_clock.on_logged(time);
+    }
+
+    /// The cluster's time as of the last input, if this member leads and gives it.
+    #[must_use]
+    pub fn cluster_time(&self) -> Option<WallMs> {
+        self.leader().map(|_| self.shared.cluster_time())
+    }
+
     /// When to `step` with `Wake`, if nothing else happens first.
     #[must_use]
     pub fn deadline(&self) -> Monotonic {
@@ -243,6 +259,7 @@ impl Consensus {
     /// Advances by one input; accumulates what `flush` will write and append.
     pub fn step(&mut self, now: Now, input: ConsensusInput, out: &mut Vec<ConsensusEffect>) {
         self.shared.now = self.shared.now.max(now.monotonic);
+        self.shared.wall = now.wall;
         match input {
             ConsensusInput::Wake => self.on_wake(out),
             ConsensusInput::Receive(envelope) => self.on_receive(envelope, out),

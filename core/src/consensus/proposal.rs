@@ -3,7 +3,7 @@
 //! A proposal that may be in some leader's log when that leader's term ends is *unknown*; it is never proposed again.
 
 use super::{Consensus, ConsensusEffect, ForwardMessage, ForwardRefusal, Payload, Proposal, leader::Leader, shared::Shared};
-use crate::command::Refusal;
+use crate::command::{self, Refusal};
 use crate::types::{Boot, MemberId, Monotonic, RequestId};
 use alloc::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -146,6 +146,7 @@ impl Shared {
 
     fn append_proposal(&mut self, proposal: Proposal) {
         let Proposal { request, command } = proposal;
+        let command = command::stamp(command, self.cluster_time());
         self.append_own(Payload::Command { request, command });
     }
 

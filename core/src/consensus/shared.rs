@@ -1,11 +1,11 @@
 //! What a member has in every role: its term, its log, its disk, and what waits for them.
 
 use super::{
-    ConsensusEffect, Envelope, Message, Payload, Role, Settings, durability::Durability, follower::Acknowledgement, log::Log,
-    membership::Membership, proposal::Proposals, read_index::Reads,
+    ConsensusEffect, Envelope, Message, Payload, Role, Settings, cluster_clock::ClusterClock, durability::Durability,
+    follower::Acknowledgement, log::Log, membership::Membership, proposal::Proposals, read_index::Reads,
 };
 use crate::entry::{Configuration, Entry};
-use crate::types::{LogId, LogIndex, MemberId, Monotonic, Term};
+use crate::types::{LogId, LogIndex, MemberId, Monotonic, Term, WallMs};
 use crate::wal::Record;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -17,6 +17,8 @@ pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) rng: ChaCha8Rng,
     pub(super) now: Monotonic,
+    pub(super) wall: WallMs,
+    pub(super) cluster_clock: ClusterClock,
     pub(super) term: Term,
     pub(super) vote: Option<MemberId>,
     /// Who leads this term, as far as known; this member itself if it leads.
@@ -99,6 +101,7 @@ impl Shared {
         if let Payload::Configuration { configuration, .. } = &entry.payload {
             self.membership.append(entry.id.index, configuration.clone());
         }
+        self.cluster_clock.on_entry(&entry);
         self.log.append(entry);
     }
 

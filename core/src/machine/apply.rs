@@ -4,8 +4,8 @@
 //! types keep the two apart: an answer is made of [`Reply`] and [`Rejection`], and a failed read is neither.
 
 use super::tables;
-use super::view::View;
-use crate::command::{Alarm, AlarmChange, AlarmKind, Command, Compact, MemberAttributes, Rejection, Reply, decode_command};
+use super::view::{View, v2_fresh_index};
+use crate::command::{Alarm, AlarmChange, AlarmKind, Command, Compact, MemberAttributes, Rejection, Reply, decode_with_time};
 use crate::entry::{Configuration, Entry, Payload};
 use crate::mutant::{Mutant, planted};
 use crate::mvcc::KvHash;
@@ -16,7 +16,8 @@ use crate::mvcc::stop::Stop;
 use crate::mvcc::store::Store;
 use crate::mvcc::txn::{self, TxnWriter};
 use crate::storage::{RowOp, StateReader, Table, WriteBatch, recent_key};
-use crate::types::{Boot, LogId, MemberId, RequestId, Revision};
+use crate::types::{Boot, LogId, MemberId, RequestId, Revision, WallMs};
+use crate::v2::{self, SpaceWriter};
 use alloc::{
     collections::{BTreeMap, BTreeSet},
     format,
@@ -51,6 +52,7 @@ pub(super) struct Applier<R: StateReader> {
     pub configuration: Option<Arc<Configuration>>,
     attributes: Arc<BTreeMap<MemberId, MemberAttributes>>,
     alarms: BTreeSet<Alarm>,
+    pub v2: SpaceWriter,
     /// Rows since the last flush.
     pub batch: WriteBatch,
     /// The hash to take of the last compaction, until somebody takes it up.
@@ -73,6 +75,7 @@ impl<R: StateReader> Applier<R> {
             configuration: tables.configuration.map(Arc::new),
             attributes: Arc::new(tables.attributes),
             alarms: tables.alarms,
+            v2: tables.v2,
             batch,
             compaction: None,
             stale: None,
@@ -101,6 +104,7 @@ impl<R: StateReader> Applier<R> {
             configuration: self.configuration.clone().unwrap_or_default(),
             attributes: Arc::clone(&self.attributes),
             alarms: self.alarms.iter().copied().collect(),
+            v2: self.v2.space().clone(),
             digest: self.digest,
         }
     }
@@ -136,12 +140,12 @@ impl<R: StateReader> Applier<R> {
                 Ok(None)
             }
             Payload::Command { request, command } => {
-                let command = decode_command(command).map_err(|error| Broken(format!("entry {}: {error}", entry.id)))?;
+                let (command, at) = decode_with_time(command).map_err(|error| Broken(format!("entry {}: {error}", entry.id)))?;
                 let answers = (request.member, request.boot) == self.answers_for;
                 if planted(Mutant::K4) && self.stale.is_none() {
                     self.stale = Some(self.store.clone());
                 }
-                let reply = match self.apply_command(&command, answers) {
+                let reply = match self.apply_command(&command, at, answers) {
                     Ok(reply) => Ok(reply),
                     Err(Stop::Rejected(rejection)) => Err(rejection),
                     Err(Stop::Failed(_)) if planted(Mutant::K6) => Err(Rejection::Corrupt),
@@ -156,7 +160,7 @@ impl<R: StateReader> Applier<R> {
         }
     }
 
-    fn apply_command(&mut self, command: &Command, answers: bool) -> Result<Reply, Stop> {
+    fn apply_command(&mut self, command: &Command, at: Option<WallMs>, answers: bool) -> Result<Reply, Stop> {
         self.check_alarms(command)?;
         match command {
             Command::Put(put) => {
@@ -179,6 +183,7 @@ impl<R: StateReader> Applier<R> {
             Command::Compact(request) => Ok(self.compact(*request)?),
             Command::Alarm(change) => Ok(self.change_alarm(*change)),
             Command::Publish(attributes) => Ok(self.publish(attributes)?),
+            Command::V2(request) => Ok(self.change_v2(request, at)),
         }
     }
 
@@ -197,13 +202,15 @@ impl<R: StateReader> Applier<R> {
     /// nothing that costs space.
     fn check_alarms(&self, command: &Command) -> Result<(), Rejection> {
         let raised = |kind| self.alarms.iter().any(|alarm| alarm.kind == kind);
-        let changes_keys = matches!(command, Command::Put(_) | Command::DeleteRange(_) | Command::Txn(_) | Command::Compact(_));
+        let changes_keys =
+            matches!(command, Command::Put(_) | Command::DeleteRange(_) | Command::Txn(_) | Command::Compact(_) | Command::V2(_));
         if changes_keys && raised(AlarmKind::Corrupt) {
             return Err(Rejection::Corrupt);
         }
         let costs = || match command {
             Command::Put(_) => true,
             Command::Txn(txn) => txn.has_put(),
+            Command::V2(request) => matches!(request.change, v2::Change::Write(_)),
             _ => false,
         };
         if raised(AlarmKind::NoSpace) && costs() { Err(Rejection::NoSpace) } else { Ok(()) }
@@ -242,6 +249,15 @@ impl<R: StateReader> Applier<R> {
         Ok(Reply::Published)
     }
 
+    fn change_v2(&mut self, request: &v2::Request, at: Option<WallMs>) -> Reply {
+        let at = at.unwrap_or(self.v2.space().time());
+        let fresh = v2_fresh_index(self.configuration.as_deref());
+        let mut batch = WriteBatch::default();
+        let done = self.v2.apply(at, fresh, request, &mut batch);
+        self.absorb_small(batch);
+        Reply::V2(done)
+    }
+
     fn apply_configuration(&mut self, configuration: &Configuration) {
         let members = &configuration.peer_urls;
         if self.attributes.keys().any(|id| !members.contains_key(id)) {
@@ -256,10 +272,17 @@ impl<R: StateReader> Applier<R> {
     fn write_small(&mut self, write: impl FnOnce(&Self, &mut WriteBatch)) {
         let mut batch = WriteBatch::default();
         write(self, &mut batch);
+        self.absorb_small(batch);
+    }
+
+    fn absorb_small(&mut self, batch: WriteBatch) {
         for row in &batch.rows {
-            if let RowOp::Put { key, value, .. } = row {
-                self.digest.bytes(key);
-                self.digest.bytes(value);
+            match row {
+                RowOp::Put { key, value, .. } => {
+                    self.digest.bytes(key);
+                    self.digest.bytes(value);
+                }
+                RowOp::Delete { key, .. } => self.digest.bytes(key),
             }
         }
         self.batch.absorb(batch);

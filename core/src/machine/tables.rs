@@ -6,6 +6,7 @@ use crate::mvcc::hash::RunningHash;
 use crate::mvcc::store::UNCOMPACTED;
 use crate::storage::{ReadFailed, StateReader, Table, WriteBatch};
 use crate::types::{LogId, MemberId, Revision, RevisionId};
+use crate::v2::SpaceWriter;
 use crate::{codec, codec::FrameError};
 use alloc::{
     collections::{BTreeMap, BTreeSet},
@@ -17,11 +18,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version of the rows' frames.
 const ROW_VERSION: u8 = 1;
-/// Version of the state store as a whole: which tables there are and what their keys mean.
+/// Version of the state store as a whole: which tables there are and what their keys mean. 1 had no v2 tree.
 ///
 /// A release that adds a table, a second key space or a row that others must not pass over takes the next number, and reads the older
 /// ones: what is not there yet is empty. An older release refuses the newer number.
-const STATE_FORMAT: u32 = 1;
+const STATE_FORMAT: u32 = 2;
 
 const FORMAT: &[u8] = b"format";
 const APPLIED: &[u8] = b"applied";
@@ -50,6 +51,7 @@ impl Applied {
 
 #[derive(Debug)]
 pub(super) struct Tables {
+    /// The store says that it is of this format.
     pub has_format: bool,
     pub applied: Applied,
     pub compact_revision: Revision,
@@ -57,6 +59,7 @@ pub(super) struct Tables {
     pub configuration: Option<Configuration>,
     pub attributes: BTreeMap<MemberId, MemberAttributes>,
     pub alarms: BTreeSet<Alarm>,
+    pub v2: SpaceWriter,
 }
 
 impl Tables {
@@ -67,13 +70,14 @@ impl Tables {
         }
         let fresh = Applied { applied: LogId::default(), revision: Revision(1), chain: RunningHash::default() };
         Ok(Self {
-            has_format: format.is_some(),
+            has_format: format == Some(STATE_FORMAT),
             applied: read(reader, APPLIED)?.unwrap_or(fresh),
             compact_revision: read(reader, COMPACT_REVISION)?.unwrap_or(Revision(-1)),
             compacted_to: read(reader, COMPACTED_TO)?.unwrap_or(UNCOMPACTED),
             configuration: read(reader, CONFIGURATION)?,
             attributes: read(reader, ATTRIBUTES)?.unwrap_or_default(),
             alarms: read(reader, ALARMS)?.unwrap_or_default(),
+            v2: SpaceWriter::open(reader)?,
         })
     }
 }

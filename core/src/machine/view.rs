@@ -10,6 +10,7 @@ use crate::mvcc::store::Store;
 use crate::mvcc::{EncodedKeyValue, Event, KvHash, read, txn};
 use crate::storage::{ReadFailed, StateReader};
 use crate::types::{LogId, MemberId, Revision};
+use crate::v2::{self, Listing, NodePath, Space, WatchPoint};
 use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
 
 /// An immutable state of the whole store, shared by readers. Cloning is cheap; holding one delays only memory.
@@ -24,6 +25,12 @@ pub struct View<R: StateReader> {
     pub(super) attributes: Arc<BTreeMap<MemberId, MemberAttributes>>,
     pub(super) alarms: Arc<[Alarm]>,
     pub(super) digest: RunningHash,
+    pub(super) v2: Space,
+}
+
+/// The index of the v2 tree before its first change: as in etcd, where founding a cluster and publishing its members count.
+pub(super) fn v2_fresh_index(configuration: Option<&Configuration>) -> u64 {
+    configuration.map_or(0, |configuration| configuration.members().len() as u64) * 2 + 1
 }
 
 /// What a reader is told.
@@ -86,6 +93,34 @@ impl<R: StateReader> View<R> {
     #[must_use]
     pub fn alarms(&self) -> &[Alarm] {
         &self.alarms
+    }
+
+    // The v2 tree.
+
+    fn v2_fresh_index(&self) -> u64 {
+        v2_fresh_index(Some(&self.configuration))
+    }
+
+    /// The index of the v2 tree's last change.
+    #[must_use]
+    pub fn v2_index(&self) -> u64 {
+        self.v2.index(self.v2_fresh_index())
+    }
+
+    /// A node of the v2 tree; with those in it if it is a directory, or all below it if `recursive`. Hidden ones are left out.
+    pub fn v2_get(&self, path: &NodePath, recursive: bool) -> Result<Listing, v2::Error> {
+        self.v2.get(path, recursive, self.v2_fresh_index())
+    }
+
+    /// Bytes of paths and values that `v2_get` would return at most: for budgets. In logarithmic time.
+    #[must_use]
+    pub fn v2_bytes(&self, path: &NodePath) -> u64 {
+        self.v2.measure(path).bytes
+    }
+
+    /// The first event of the v2 tree at or after an index that somebody waits for; `None`: it is still to come.
+    pub fn v2_next_event(&self, point: &WatchPoint, from: u64) -> Result<Option<Arc<v2::Event>>, v2::Error> {
+        self.v2.next_event(point, from, self.v2_fresh_index())
     }
 
     /// Live keys. In constant time.

@@ -110,6 +110,8 @@ impl Display for Report {
         match self {
             Self::Applied { index, no_space, .. } => write!(f, "applied {index}{}", if *no_space { " NOSPACE" } else { "" }),
             Self::Synced(index) => write!(f, "synced {index}"),
+            Self::V2End(Some(end)) => write!(f, "v2 node ends at {}ms", end.0),
+            Self::V2End(None) => write!(f, "no v2 node ends"),
         }
     }
 }
@@ -174,7 +176,7 @@ impl Display for Short<'_> {
             }
             Reply::Compact { revision } => write!(f, "compacted at revision {revision}"),
             Reply::Alarm { alarms, .. } => write!(f, "{} alarms", alarms.len()),
-            Reply::Published => write!(f, "published"),
+            Reply::Published | Reply::V2(_) => write!(f, "{}", self.0),
         }
     }
 }

@@ -6,12 +6,14 @@ use super::orders::{Order, Owed, Report};
 use super::reads::{Overdue, Reads};
 use super::request::{Answer, Body, Prepared, Request, Ticket};
 use super::tickets::Due;
+use super::v2_expiry::V2Expiry;
 use crate::command::{Alarm, AlarmChange, AlarmKind, Command, RaftStatus, Refusal};
 use crate::consensus::{self, Configuration, Consensus, Entry, Envelope, Message, RaftMessage, Role};
 use crate::consensus::{ConsensusEffect, ConsensusInput, Proposal};
 use crate::mutant::{Mutant, planted};
 use crate::storage::WalOp;
-use crate::types::{Boot, LogIndex, MemberId, Monotonic, Now, ReadId, RequestId, SegmentId, Term, WriteNumber};
+use crate::types::{Boot, LogIndex, MemberId, Monotonic, Now, ReadId, RequestId, SegmentId, Term, WallMs, WriteNumber};
+use crate::v2::{self, NodePath};
 use crate::wal::Recovered;
 use alloc::{
     collections::{BTreeMap, VecDeque},
@@ -158,6 +160,7 @@ pub struct LogHalf {
     /// The request that raises the alarm, if one is under way.
     raising: Option<u64>,
     is_stopping: bool,
+    v2_expiry: V2Expiry,
     /// See [`Notice::NoLongerFresh`].
     is_fresh: bool,
     connected: Configuration,
@@ -197,6 +200,7 @@ impl LogHalf {
             no_space: false,
             raising: None,
             is_stopping: false,
+            v2_expiry: V2Expiry::default(),
             is_fresh,
             // Empty, so that the first flush after the opening tells the one in force.
             connected: Configuration::default(),
@@ -209,7 +213,7 @@ impl LogHalf {
     pub fn deadline(&self) -> Monotonic {
         let consensus = if self.is_open || planted(Mutant::H1) { self.consensus.deadline() } else { Monotonic::NEVER };
         let ends = self.ends.as_ref().map_or(Monotonic::NEVER, |(at, _)| *at);
-        consensus.min(self.due.at()).min(self.reads.due()).min(ends)
+        consensus.min(self.due.at()).min(self.reads.due()).min(self.v2_expiry.due()).min(ends)
     }
 
     #[must_use]
@@ -257,6 +261,7 @@ impl LogHalf {
                 self.no_space = no_space;
                 self.step_consensus(now, ConsensusInput::Applied(index), out);
             }
+            LogInput::State(Report::V2End(next)) => self.v2_expiry.on_next_end(next),
             LogInput::State(Report::Synced(index)) => self.step_consensus(now, ConsensusInput::StateSynced(index), out),
             LogInput::Wake => {
                 if self.is_open || planted(Mutant::H1) {
@@ -266,6 +271,7 @@ impl LogHalf {
             LogInput::Stop => self.is_stopping = true,
         }
         self.expire(now, out);
+        self.expire_v2(now);
         self.check_invariants();
     }
 
@@ -574,6 +580,19 @@ impl LogHalf {
     }
 
     // Time.
+
+    /// See [`Consensus::remember_time`].
+    pub(super) fn remember_time(&mut self, time: WallMs) {
+        self.consensus.remember_time(time);
+    }
+
+    fn expire_v2(&mut self, now: Now) {
+        if self.is_open && self.v2_expiry.is_due(now.monotonic, self.consensus.cluster_time()) {
+            let request = v2::Request { path: NodePath::default(), change: v2::Change::Expire };
+            let deadline = now.monotonic + self.settings.request_timeout;
+            self.propose(None, deadline, crate::machine::encode_command(&Command::V2(request)));
+        }
+    }
 
     fn expire(&mut self, now: Now, out: &mut Vec<LogEffect>) {
         if let Some((_, reason)) = self.ends.take_if(|(at, _)| *at <= now.monotonic) {

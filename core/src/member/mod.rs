@@ -35,6 +35,7 @@ mod reads;
 mod request;
 mod state_half;
 mod tickets;
+mod v2_expiry;
 
 pub use log_half::{LogEffect, LogHalf, LogInput, Notice, WalDone, WalWork};
 pub use orders::{Order, Owed, Report};
@@ -111,5 +112,7 @@ pub fn open<R: StateReader>(
     let stored = machine.configuration().cloned().unwrap_or(bootstrap);
     let applied = machine.applied().index;
     let (sync, batch) = (settings.sync, settings.batch);
-    (LogHalf::new(consensus, settings, recovered, stored, applied, now), StateHalf::new(machine, sync, batch, stored_bytes))
+    let mut log = LogHalf::new(consensus, settings, recovered, stored, applied, now);
+    log.remember_time(machine.v2_times().0);
+    (log, StateHalf::new(machine, sync, batch, stored_bytes))
 }

@@ -2,7 +2,7 @@
 
 use super::request::Ticket;
 use crate::consensus::Entry;
-use crate::types::{LogIndex, Monotonic, WriteNumber};
+use crate::types::{LogIndex, Monotonic, WallMs, WriteNumber};
 use alloc::{sync::Arc, vec::Vec};
 
 /// From the log half to the state half. What is on its way is bounded by the consensus actor's `unapplied_entries`,
@@ -38,4 +38,6 @@ pub enum Report {
     },
     /// The log through here is not needed for a restart of this member.
     Synced(LogIndex),
+    /// When the next node of the v2 tree goes, by the cluster's time.
+    V2End(Option<WallMs>),
 }

@@ -6,6 +6,7 @@ use crate::machine::encode_command;
 use crate::mvcc::View;
 use crate::storage::StateReader;
 use crate::types::{MemberId, Monotonic};
+use crate::v2;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use core::{convert::Infallible, fmt};
@@ -134,7 +135,17 @@ fn growth_bytes(command: &Command) -> u64 {
             let Ok(()) = walk(txn, &mut growth);
             growth.whole
         }
+        Command::V2(request) => v2_bytes(request),
         Command::DeleteRange(_) | Command::Compact(_) | Command::Alarm(_) | Command::Publish(_) => 0,
+    }
+}
+
+/// A node, and the event that tells of it.
+fn v2_bytes(request: &v2::Request) -> u64 {
+    const ROWS: u64 = 192;
+    match &request.change {
+        v2::Change::Write(write) => ROWS + 2 * (request.path.as_str().len() + write.value.len()) as u64,
+        v2::Change::Delete(_) | v2::Change::Expire => 0,
     }
 }
 

@@ -9,7 +9,7 @@ use crate::machine::Machine;
 use crate::machine::{MachineEffect, MachineInput};
 use crate::mvcc::View;
 use crate::storage::{StateReader, Table, WriteBatch};
-use crate::types::{BatchNumber, LogId, LogIndex, Monotonic, Now, RequestId, RevisionId, WriteNumber};
+use crate::types::{BatchNumber, LogId, LogIndex, Monotonic, Now, RequestId, RevisionId, WallMs, WriteNumber};
 use alloc::{
     collections::{BTreeMap, VecDeque},
     string::String,
@@ -144,6 +144,8 @@ pub struct StateHalf<R: StateReader> {
     reported: Option<(LogIndex, bool)>,
     /// Bytes of entries applied since.
     unreported_bytes: usize,
+    /// What the log half was told of the v2 tree's next end.
+    reported_v2_end: Option<WallMs>,
     /// When it is told more at the latest; never, if there is nothing to tell.
     report_at: Monotonic,
 }
@@ -192,6 +194,7 @@ impl<R: StateReader> StateHalf<R> {
             stored_bytes,
             reported: None,
             unreported_bytes: 0,
+            reported_v2_end: None,
             report_at: Monotonic::NEVER,
         }
     }
@@ -244,6 +247,7 @@ impl<R: StateReader> StateHalf<R> {
         self.release_batches(now.monotonic, out);
         self.sync_when_due(out);
         self.report_when_due(now.monotonic, out);
+        self.report_v2_end(out);
         self.check_invariants();
     }
 
@@ -422,6 +426,14 @@ impl<R: StateReader> StateHalf<R> {
     fn report_through(&mut self, index: LogIndex, out: &mut Vec<StateEffect<R>>) {
         if self.reported.is_none_or(|(told, _)| told < index) {
             self.report(out);
+        }
+    }
+
+    fn report_v2_end(&mut self, out: &mut Vec<StateEffect<R>>) {
+        let (_, end) = self.machine.v2_times();
+        if self.reported_v2_end != end {
+            self.reported_v2_end = end;
+            out.push(StateEffect::Log(Report::V2End(end)));
         }
     }
 

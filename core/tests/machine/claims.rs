@@ -186,7 +186,7 @@ fn the_small_rows_never_change() {
         rows += &format!("{name} {}\n", hex(&row));
     }
     insta::assert_snapshot!(rows, @r"
-format 02000000a66ca8100101
+format 02000000529ff8030102
 applied 180000002f96db6c010103049eabcdd8efe48fa4de01e1eeebf6ce8ed6ef8001
 configuration 27000000e02899f10101010001020201010d687474703a2f2f613a3233383002010d687474703a2f2f623a32333830
 members 150000002c5d4ab801010101016e010d687474703a2f2f613a32333739
@@ -646,18 +646,36 @@ fn the_hashes_at_the_last_compactions_stay_what_they_were() {
     assert_eq!(reopened.view().hash_kv(newest).map(|hash| hash.compact_revision), Ok(newest), "they are kept in memory alone");
 }
 
-#[test]
-fn a_store_of_a_newer_format_is_refused() {
-    let mut member = Member::new(10);
-    member.step(MachineInput::BackgroundWork);
-    member.persist();
+fn write_format(member: &mut Member, format: u32) {
     let mut row = vec![];
-    quorate_core::codec::encode(1, &2_u32, &mut row);
+    quorate_core::codec::encode(1, &format, &mut row);
     let mut batch = quorate_core::storage::WriteBatch::default();
     batch.put(Table::Meta, Bytes::from_static(b"format"), row.into());
     member.store.write(&batch);
+}
+
+#[test]
+fn a_store_of_a_newer_format_is_refused() {
+    let mut member = Member::new(10);
+    member.persist();
+    write_format(&mut member, 3);
     let error = Machine::open(settings(limits(1)), member.store.clone()).unwrap_err();
-    assert_eq!(error.to_string(), "state store: format 2 is newer than 1, the newest known here");
+    assert_eq!(error.to_string(), "state store: format 3 is newer than 2, the newest known here");
+}
+
+#[test]
+fn a_store_of_the_first_format_is_read_and_becomes_one_of_the_newest() {
+    let mut member = Member::new(10);
+    member.apply(&Command::Put(put("a", "1"))).unwrap();
+    member.persist();
+    let newest = member.store.get(Table::Meta, b"format").unwrap();
+    write_format(&mut member, 1);
+    let machine = Machine::open(settings(limits(1)), member.store.clone()).unwrap();
+    let mut member = Member { machine, store: member.store, commits: vec![], persisted: BatchNumber(0) };
+    assert_eq!(member.machine.view().range(&get("a")).unwrap().kvs.len(), 1);
+    member.apply(&Command::Put(put("a", "2"))).unwrap();
+    member.persist();
+    assert_eq!(member.store.get(Table::Meta, b"format").unwrap(), newest);
 }
 
 #[test]

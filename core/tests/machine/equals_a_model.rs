@@ -282,7 +282,7 @@ impl World {
                 Command::DeleteRange(delete) => Ok(self.model.delete(delete)),
                 Command::Txn(txn) => self.model.txn(txn),
                 Command::Compact(compact) => self.model.compact(compact.revision.0),
-                Command::Alarm(_) | Command::Publish(_) => unreachable!("not drawn"),
+                Command::Alarm(_) | Command::Publish(_) | Command::V2(_) => unreachable!("not drawn"),
             };
             match (&command, answer) {
                 (Command::Compact(Compact { physical: true, .. }), Ok(reply)) => self.owed.push((sequence, reply)),

@@ -16,7 +16,10 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
-use tokio::{sync::mpsc, time::timeout_at};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout_at,
+};
 
 /// One worker's way to the member.
 #[derive(Clone, Debug)]
@@ -105,6 +108,10 @@ impl Backend for MemberHandle {
     fn watch(&self, _context: Context) -> (WatchSender, WatchReceiver) {
         let stream = StreamId(self.shared.streams.fetch_add(1, Ordering::Relaxed));
         watch_stream::open(self.hub.0.clone(), stream)
+    }
+
+    fn v2_changes(&self) -> watch::Receiver<u64> {
+        self.shared.v2_index.subscribe()
     }
 
     fn status(&self) -> Status {

@@ -48,6 +48,8 @@ pub struct Shared {
     pub leadership: watch::Sender<Leadership>,
     /// The newest compact revision that this member's compaction has come to.
     pub compacted_to: watch::Sender<Revision>,
+    /// The index of the v2 tree in the view published last: whoever waits for a change of it is not woken by others.
+    pub v2_index: watch::Sender<u64>,
     pub streams: AtomicU64,
     /// Who waits for which answer.
     pub tickets: Tickets,
@@ -71,6 +73,7 @@ impl Shared {
             member,
             clock,
             usage,
+            v2_index: watch::Sender::new(view.v2_index()),
             view: watch::Sender::new(view),
             leadership: watch::Sender::new(Leadership::default()),
             compacted_to: watch::Sender::new(Revision(0)),
@@ -78,6 +81,13 @@ impl Shared {
             tickets: Tickets::default(),
             status: Mutex::new(status),
         }
+    }
+
+    /// The state that everyone reads from now on.
+    pub(super) fn publish(&self, view: Arc<View<FjallReader>>) {
+        let v2_index = view.v2_index();
+        self.view.send_replace(view);
+        self.v2_index.send_if_modified(|index| std::mem::replace(index, v2_index) != v2_index);
     }
 
     #[must_use]

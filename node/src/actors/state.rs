@@ -100,7 +100,7 @@ impl StateActor {
 
     fn carry_out(&self, effect: StateEffect<FjallReader>) {
         match effect {
-            StateEffect::Publish(view) => drop(self.parts.shared.view.send_replace(view)),
+            StateEffect::Publish(view) => self.parts.shared.publish(view),
             StateEffect::Answer(ticket, answer) => self.parts.shared.tickets.answer(ticket, answer),
             StateEffect::Store(StoreWork::Persist { number, batch, after, .. }) => {
                 let durable = WriteNumber(self.parts.durable.load(Ordering::Acquire));

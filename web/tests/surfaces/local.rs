@@ -53,6 +53,7 @@ struct Host {
     store: MemoryStore,
     /// The state published last.
     view: Arc<View<MemoryStore>>,
+    v2_index: watch::Sender<u64>,
     /// The newest batch in `store`.
     persisted: BatchNumber,
     /// What happened, in order, and nobody was told yet.
@@ -138,6 +139,16 @@ impl Local {
         }
     }
 
+    /// So much time passes.
+    pub fn pass(&self, time: Duration) {
+        let mut host = self.host();
+        let until = host.now.monotonic + time;
+        while host.log.deadline().min(host.state.deadline()) <= until {
+            host.wait();
+        }
+        host.now.monotonic = until;
+    }
+
     pub fn drained(&self) -> usize {
         self.host().drained
     }
@@ -185,6 +196,7 @@ impl Host {
             state,
             hub,
             store,
+            v2_index: watch::Sender::new(view.v2_index()),
             view,
             persisted: BatchNumber::default(),
             inputs: VecDeque::new(),
@@ -287,6 +299,7 @@ impl Host {
                 }
                 StateEffect::Publish(view) => {
                     self.view = Arc::clone(&view);
+                    self.v2_index.send_if_modified(|index| std::mem::replace(index, view.v2_index()) != view.v2_index());
                     self.step_hub(HubInput::<MemoryStore>::Published(view));
                 }
                 StateEffect::Answer(ticket, answer) => drop(self.answers.insert(ticket, answer)),
@@ -364,6 +377,10 @@ impl Backend for Local {
         let mut host = self.host();
         host.streams_opened += 1;
         watch_stream::open(self.hub.clone(), StreamId(host.streams_opened))
+    }
+
+    fn v2_changes(&self) -> watch::Receiver<u64> {
+        self.host().v2_index.subscribe()
     }
 
     fn status(&self) -> Status {

@@ -3,4 +3,5 @@
 mod grpc;
 mod http;
 mod local;
+mod v2;
 mod wire;
