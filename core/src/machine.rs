@@ -9,7 +9,7 @@ mod tables;
 mod view;
 mod write_behind;
 
-pub use crate::command::{decode_command, encode_command, validate, validate_range};
+pub use crate::command::{decode_command, decode_with_time, encode_command, validate, validate_range};
 pub use effect::{MachineEffect, MachineInput};
 pub use view::View;
 

@@ -3,7 +3,7 @@
 //! Without the `mutants` feature [`planted`] is `false` at compile time and nothing of them is left in the binary.
 
 /// One planted bug. Names follow the field's bug lists: E elections, R replication, F flow control, L reads, W storage,
-/// K key-values, V watch, H the hosting of a member, U the outcomes of requests, Q the quota.
+/// K key-values, V watch, H the hosting of a member, U the outcomes of requests, Q the quota, D the v2 tree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Mutant {
@@ -57,11 +57,17 @@ pub enum Mutant {
     U1,
     /// The quota is looked at only by the leader.
     Q1,
+    /// The history of the v2 tree is lost at a restart.
+    D1,
+    /// The ends of v2 nodes are lost at a restart.
+    D2,
+    /// The cluster's time is the leader's wall clock.
+    D3,
 }
 
 impl Mutant {
     /// Every mutant, in the order of the campaign's table.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 28] = [
         Self::E1,
         Self::E9,
         Self::E10,
@@ -87,6 +93,9 @@ impl Mutant {
         Self::L5,
         Self::U1,
         Self::Q1,
+        Self::D1,
+        Self::D2,
+        Self::D3,
     ];
 }
 

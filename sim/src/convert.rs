@@ -7,6 +7,7 @@ use quorate_core::command::{
 };
 use quorate_core::mvcc::{EncodedKeyValue, EventKind};
 use quorate_core::types::Revision;
+use quorate_core::v2::NodePath;
 use quorate_core::watch::{WatchEvent, WatchRequest};
 
 /// How a member has to serve a request.
@@ -15,6 +16,7 @@ pub enum Served {
     Propose(Command),
     Range(Range),
     ReadTxn(Txn),
+    V2Get { path: NodePath, recursive: bool },
 }
 
 #[must_use]

@@ -120,6 +120,7 @@ impl World {
             }
             Fault::ClockOffset { member, wall_ms } | Fault::ClockStep { member, wall_ms } => {
                 self.members[member].clock.step_wall(wall_ms);
+                self.members[member].wall_fault = Some(class);
             }
             Fault::Compaction { times } => {
                 self.compaction_until = self.now + COMPACTION_MATTERS;

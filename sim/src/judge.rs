@@ -3,6 +3,7 @@
 //! Outside the simulated world, where time passes.
 
 use crate::invariants::{Checker, Checks};
+use crate::v2;
 use quorate_checker::history::{OpId, Record};
 use quorate_checker::{Budget, Entry, Property, Step, Verdict, Witness, check};
 use quorate_core::command::{AlarmKind, Command};
@@ -26,6 +27,7 @@ pub struct Recorded {
     pub witness: Witness,
     /// Watches that no one has ended.
     pub open: BTreeSet<OpId>,
+    pub v2: v2::Recorded,
 }
 
 /// What the checker finds in it.
@@ -42,7 +44,11 @@ pub fn witness(checks: &Checks, proposed: &BTreeMap<RequestId, OpId>) -> Witness
     let mut entries = Vec::new();
     let mut no_space = BTreeSet::new();
     for (index, request, command) in checks.committed_commands() {
-        let step = if let Some(op) = proposed.get(&request) {
+        let op = proposed.get(&request);
+        if op.is_some_and(|op| v2::is_op(*op)) {
+            continue;
+        }
+        let step = if let Some(op) = op {
             Step::Operation(*op)
         } else if let Ok(Command::Alarm(change)) = decode_command(command)
             && change.alarm.kind == AlarmKind::NoSpace
@@ -69,7 +75,10 @@ pub fn judge(recorded: &Recorded, judging: Judging) -> Judgement {
         Verdict::Undecided(undecided) => return Judgement::Undecided(undecided.to_string()),
         Verdict::Broken(violation) => (judge_of(violation.property), violation.to_string()),
         Verdict::Holds(stats) => match stats.behind.iter().find(|(op, _)| recorded.open.contains(op)) {
-            None => return Judgement::Right,
+            None => match v2::judge(&recorded.v2) {
+                Ok(()) => return Judgement::Right,
+                Err(text) => (Checker::V2, text),
+            },
             Some((op, revision)) => {
                 (Checker::Watch, format!("watch {op} still waits for revision {revision} though all is healed and quiet"))
             }

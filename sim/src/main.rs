@@ -1,7 +1,7 @@
 //! The simulator: the production actors on virtual time, with faults, checked at every step and from outside.
 //!
 //! `schedule` is a seed's plan as data, drawn by `nemesis`; `world` replays it: `process` hosts the two halves of a member, as
-//! production does, `log_disk`, `state_store` and `wire` are what they work with, `sessions` are what connects clients with members, `faults` and
+//! production does, `log_disk`, `state_store` and `wire` are what they work with, `sessions` are what connects clients with members (`v2`: those of the v2 tree), `faults` and
 //! `phases` are what a schedule asks for. `invariants` watch every step, and the checker `judge`s the history at the end by the
 //! order of the log. `run` does one seed in a fresh thread, `report` explains.
 
@@ -53,6 +53,8 @@ mod store;
 mod tests;
 #[cfg(madsim)]
 mod trace;
+#[cfg(madsim)]
+mod v2;
 #[cfg(madsim)]
 mod wire;
 #[cfg(madsim)]

@@ -39,6 +39,8 @@ pub struct Member {
     pub slow: Vec<(usize, Nanos)>,
     pub full: u32,
     pub fail_next_sync: Option<Nanos>,
+    /// What put its wall clock off last.
+    pub wall_fault: Option<FaultClass>,
     /// To die in the middle of the next write, and for how long.
     pub die_at_write: Option<Nanos>,
     pub chance: Chance,
@@ -67,6 +69,7 @@ impl Member {
             slow: Vec::new(),
             full: 0,
             fail_next_sync: None,
+            wall_fault: None,
             die_at_write: None,
             chance: Chance::new(seed, Concern::Host, part),
             disk_chance: Chance::new(seed, Concern::Disk, part),
@@ -181,6 +184,7 @@ pub struct Process {
     pub proposed: u64,
     pub asked: BTreeMap<Ticket, Asked>,
     pub streams: BTreeMap<StreamId, OpId>,
+    pub v2_waiting: Vec<crate::v2::Waiting>,
 }
 
 impl Process {
@@ -227,6 +231,7 @@ impl Process {
             proposed: 0,
             asked: BTreeMap::new(),
             streams: BTreeMap::new(),
+            v2_waiting: Vec::new(),
         }
     }
 

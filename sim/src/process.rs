@@ -473,6 +473,9 @@ impl World {
     fn on_role_changed(&mut self, member: usize, role: Role) {
         if role == Role::Leader {
             self.strike(member);
+            if let Some(class) = self.members[member].wall_fault {
+                self.tally.mattered(class);
+            }
         }
         if self.members[member].clock.drift_ppm() != 0 {
             self.tally.mattered(FaultClass::ClockDrift);
@@ -500,6 +503,7 @@ impl World {
         }
         self.members[member].process.as_mut().expect("runs").view = Arc::clone(&view);
         self.step_hub(member, HubInput::<MemoryStore>::Published(view));
+        self.wake_v2(member);
     }
 }
 

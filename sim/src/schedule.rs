@@ -235,7 +235,7 @@ impl FaultClass {
             Self::RowRot => "a member ended, or refused its state, because of it",
             Self::JournalRot => "the state store did not open, or lost what no sync covered",
             Self::ClockDrift => "the role or the leader changed at the drifting member",
-            Self::ClockOffset | Self::ClockStep => "never at this stage: the wall clock is only data, and nothing stored depends on it yet",
+            Self::ClockOffset | Self::ClockStep => "a member began to lead, and to give the cluster its time, by such a wall clock",
             Self::Compaction => "a reader or watcher was refused what was compacted",
             Self::Transfer => "the target was elected",
             Self::Tiny => "a message or window was filled to its limit, or a WAL segment was left for a new one",

@@ -91,7 +91,7 @@ impl World {
         }
     }
 
-    fn answer(&mut self, client: usize, answer: Answer) {
+    pub(crate) fn answer(&mut self, client: usize, answer: Answer) {
         self.clients[client].port.mailbox.borrow_mut().answer = Some(answer);
         self.clients[client].timer += 1;
         self.poll(client);
@@ -103,7 +103,7 @@ impl World {
     }
 
     /// The time of a way between a client and a member.
-    fn way(&mut self) -> Nanos {
+    pub(crate) fn way(&mut self) -> Nanos {
         self.latency.tailed(100_000, 4 * MILLISECOND)
     }
 
@@ -115,6 +115,7 @@ impl World {
                 self.invoke(Some(client), name, member, op, request);
             }
             Ask::Watch { member, op, request } => self.open_watch(client, member, op, request),
+            Ask::V2 { member, op, asked } => self.invoke_v2(client, member, op, asked),
             Ask::Delivery { watch, patience } => {
                 let ready = self.sessions.watches.get_mut(&watch).and_then(|stream| stream.deliveries.pop_front());
                 match ready {
@@ -225,6 +226,9 @@ impl World {
             return self.checks.report(Checker::Quota, || format!("member {member} took {ticket}, which grows its store beyond the quota"));
         }
         let Some(op) = asked.op.filter(|_| !asked.cancelled) else { return };
+        if crate::v2::is_op(op) {
+            return self.on_v2_answer(member, op, asked, answer);
+        }
         let outcome = match answer {
             Ok(MemberAnswer::Reply(reply)) => match convert::response(&reply) {
                 Some(response) => Outcome::Ok { response, rank: asked.rank.map(|rank| rank.0) },
@@ -245,7 +249,7 @@ impl World {
         let answer = match asked.served {
             Some(Served::Range(range)) => view.range(&range).map(|reply| convert::range_response(&reply)),
             Some(Served::ReadTxn(txn)) => view.read_txn(&txn).map(|reply| convert::op_response(&OpReply::Txn(reply))),
-            Some(Served::Propose(_)) | None => unreachable!("proposals are not reads"),
+            Some(Served::Propose(_) | Served::V2Get { .. }) | None => unreachable!("proposals are not reads, and v2 has its own"),
         };
         self.reply(op, outcome_of(answer));
     }
@@ -344,7 +348,14 @@ impl World {
     pub(crate) fn break_connections(&mut self, process: &Process) {
         let ops: Vec<OpId> = process.asked.values().filter(|asked| !asked.cancelled).filter_map(|asked| asked.op).collect();
         for op in ops {
-            self.reply(op, Outcome::Unknown);
+            if crate::v2::is_op(op) {
+                self.reply_v2(op, crate::v2::Outcome::Unknown);
+            } else {
+                self.reply(op, Outcome::Unknown);
+            }
+        }
+        for waiting in &process.v2_waiting {
+            self.reply_v2(waiting.op, crate::v2::Outcome::Unknown);
         }
         let watches: Vec<OpId> = process.streams.values().copied().collect();
         for op in watches {

@@ -2,6 +2,7 @@
 
 use crate::chance::Chance;
 use crate::clock::{MILLISECOND, Nanos};
+use crate::v2;
 use quorate_checker::history::{
     Compare, DeleteRange, Delivery, Key, Keys, OpId, Outcome, Put, Range, Refused, Relation, Request, Response, Target, Txn, Watch,
 };
@@ -27,6 +28,11 @@ pub enum Ask {
         op: OpId,
         request: Watch,
     },
+    V2 {
+        member: usize,
+        op: OpId,
+        asked: v2::Asked,
+    },
     /// The next delivery of the watch, or nothing after so long.
     Delivery {
         watch: OpId,
@@ -46,6 +52,7 @@ pub enum Answer {
     Slept,
     Outcome(Outcome),
     Delivery(Option<Delivery>),
+    V2(v2::Outcome),
 }
 
 /// What a client and the world leave for each other.
@@ -78,12 +85,12 @@ impl Port {
         Self { mailbox: Rc::default(), client, members, ops: Rc::default() }
     }
 
-    async fn ask(&self, ask: Ask) -> Answer {
+    pub async fn ask(&self, ask: Ask) -> Answer {
         self.mailbox.borrow_mut().ask = Some(ask);
         poll_fn(|_| self.mailbox.borrow_mut().answer.take().map_or(Poll::Pending, Poll::Ready)).await
     }
 
-    async fn sleep(&self, time: Nanos) {
+    pub async fn sleep(&self, time: Nanos) {
         self.ask(Ask::Sleep(time)).await;
     }
 
@@ -110,7 +117,19 @@ impl Port {
         self.mailbox.borrow().revision
     }
 
-    fn is_stopping(&self) -> bool {
+    #[must_use]
+    pub const fn members(&self) -> usize {
+        self.members
+    }
+
+    /// Which of the v2 clients this is.
+    #[must_use]
+    pub const fn v2_number(&self) -> u32 {
+        self.client - CLIENTS - WATCHERS
+    }
+
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
         self.mailbox.borrow().stopping
     }
 }

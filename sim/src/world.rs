@@ -11,6 +11,7 @@ use crate::network::Network;
 use crate::parameters::Parameters;
 use crate::schedule::{FaultClass, Schedule};
 use crate::trace::{Hash128, Lines, Trace};
+use crate::v2::{self, V2_CLIENTS, tend};
 use crate::workload::{CLIENTS, Port, WATCHERS, observe, operate};
 use quorate_checker::history::{OpId, Outcome};
 use quorate_core::consensus::Envelope;
@@ -52,6 +53,9 @@ pub(crate) enum Event {
     Request { op: OpId },
     Reply { op: OpId, outcome: Box<Outcome> },
     GiveUp { op: OpId, leaves: bool },
+    V2Request { op: OpId },
+    V2Reply { op: OpId, outcome: Box<v2::Outcome> },
+    V2GiveUp { op: OpId, leaves: bool },
     Relief,
     Disarm,
     Probe { member: usize },
@@ -82,6 +86,7 @@ impl Event {
             | Self::StoreDone { member, incarnation }
             | Self::LogRead { member, incarnation, .. } => Some((*member, Some(*incarnation))),
             Self::Request { op } => world.sessions.ops.get(op).map(|op| (op.member, None)),
+            Self::V2Request { op } => world.v2_member(*op).map(|member| (member, None)),
             Self::WatchOpen { op } | Self::WatchDrained { op, .. } | Self::WatchAsked { op, .. } => {
                 world.sessions.watches.get(op).map(|watch| (watch.member, None))
             }
@@ -119,6 +124,9 @@ impl Event {
             Self::StateShows { .. } => 25,
             Self::Relief => 27,
             Self::Disarm => 28,
+            Self::V2Request { op } => 30 ^ op << 8,
+            Self::V2Reply { op, .. } => 31 ^ op << 8,
+            Self::V2GiveUp { op, .. } => 32 ^ op << 8,
             Self::Probe { member } => 29 ^ (*member as u64) << 8,
         }
     }
@@ -176,6 +184,7 @@ pub struct World {
     pub(crate) latency: Chance,
     pub(crate) clients: Vec<Client>,
     pub(crate) sessions: crate::sessions::Sessions,
+    pub(crate) v2: v2::Sessions,
     pub(crate) checks: Checks,
     pub(crate) digests: BTreeMap<u64, (usize, u128)>,
     pub(crate) tally: Tally,
@@ -229,6 +238,7 @@ impl World {
             latency: Chance::new(seed, Concern::Latency, 0),
             clients: Vec::new(),
             sessions: crate::sessions::Sessions::default(),
+            v2: v2::Sessions::default(),
             checks: Checks::new(count, off),
             digests: BTreeMap::new(),
             tally: Tally::default(),
@@ -245,13 +255,15 @@ impl World {
             events: 0,
             schedule,
         };
-        for client in 0..CLIENTS + WATCHERS {
+        for client in 0..CLIENTS + WATCHERS + V2_CLIENTS {
             let port = Port::new(client, count);
             let chance = Chance::new(seed, Concern::Client, u64::from(client));
             let task: Pin<Box<dyn Future<Output = ()>>> = if client < CLIENTS {
                 Box::pin(operate(port.clone(), chance, world.parameters.workload))
-            } else {
+            } else if client < CLIENTS + WATCHERS {
                 Box::pin(observe(port.clone(), chance))
+            } else {
+                Box::pin(tend(port.clone(), chance))
             };
             port.mailbox.borrow_mut().unkind = true;
             world.clients.push(Client { port, task: Some(task), timer: 0 });
@@ -308,6 +320,7 @@ impl World {
             recorded: Recorded {
                 witness: crate::judge::witness(&self.checks, &self.sessions.proposed),
                 open: self.sessions.watches.iter().filter(|(_, watch)| !watch.ended).map(|(op, _)| *op).collect(),
+                v2: v2::recorded(&self.checks, &self.sessions.proposed, self.v2, self.members.len()),
                 history: self.sessions.history,
             },
             undecided: None,
@@ -397,6 +410,9 @@ impl World {
             Event::Request { op } => self.on_request(op),
             Event::Reply { op, outcome } => self.on_reply(op, *outcome),
             Event::GiveUp { op, leaves } => self.on_give_up(op, leaves),
+            Event::V2Request { op } => self.on_v2_request(op),
+            Event::V2Reply { op, outcome } => self.on_v2_reply(op, *outcome),
+            Event::V2GiveUp { op, leaves } => self.on_v2_give_up(op, leaves),
             Event::Relief => self.on_relief(),
             Event::Disarm => self.on_disarm(),
             Event::Probe { member } => self.on_probe(member),

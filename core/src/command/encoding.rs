@@ -74,7 +74,7 @@ pub fn decode_command(bytes: &[u8]) -> Result<Command, FrameError> {
 }
 
 /// A command, and the time that it was given.
-pub(crate) fn decode_with_time(bytes: &[u8]) -> Result<(Command, Option<WallMs>), FrameError> {
+pub fn decode_with_time(bytes: &[u8]) -> Result<(Command, Option<WallMs>), FrameError> {
     let (version, body, taken) = codec::split(bytes, bytes.len())?;
     if taken != bytes.len() {
         return Err(FrameError::Body);

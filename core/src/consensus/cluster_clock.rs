@@ -6,6 +6,7 @@
 use super::shared::Shared;
 use crate::command;
 use crate::entry::{Entry, Payload};
+use crate::mutant::{Mutant, planted};
 use crate::types::{Monotonic, WallMs};
 
 #[derive(Debug, Default)]
@@ -30,13 +31,15 @@ impl ClusterClock {
     }
 
     fn begin(&mut self, now: Monotonic, wall: WallMs) {
-        self.began = (now, wall.max(self.logged));
+        let logged = if planted(Mutant::D3) { WallMs(0) } else { self.logged };
+        self.began = (now, wall.max(logged));
     }
 
     fn at(&self, now: Monotonic) -> WallMs {
         let (then, time) = self.began;
         let passed_ms = u64::try_from(now.since(then).as_millis()).unwrap_or(u64::MAX);
-        WallMs(time.0.saturating_add(passed_ms)).max(self.logged)
+        let time = WallMs(time.0.saturating_add(passed_ms));
+        if planted(Mutant::D3) { time } else { time.max(self.logged) }
     }
 }
 

@@ -12,6 +12,8 @@
 
 mod error;
 mod event;
+#[cfg(any(test, feature = "memory-store"))]
+pub mod model;
 mod node;
 pub mod path;
 mod request;

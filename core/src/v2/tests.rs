@@ -1,13 +1,11 @@
 //! The tree: what each request does and answers, one claim a test, and random requests against a tree that is a tree.
 
-mod model;
-
+use super::model::Model;
 use super::*;
 use crate::storage::{MemoryStore, WriteBatch};
 use crate::types::WallMs;
 use alloc::{borrow::ToOwned, format, string::String, sync::Arc, vec::Vec};
 use bytes::Bytes;
-use model::Model;
 use proptest::prelude::*;
 
 /// A cluster of one has published itself and agreed on its version.
@@ -324,7 +322,9 @@ proptest! {
             if reopen {
                 world.reopen();
             }
-            prop_assert_eq!(world.writer.space().get(&path("/"), true, FRESH).unwrap(), model.list());
+            prop_assert_eq!(world.writer.space().get(&path("/"), true, FRESH).unwrap(), model.get(&path("/"), true).unwrap());
+            let listed = world.writer.space().get(&request.path, false, FRESH).map_err(|error| (error.code, error.cause));
+            prop_assert_eq!(listed, model.get(&request.path, false));
             world.writer.check();
         }
     }

@@ -48,10 +48,12 @@ pub enum Checker {
     Quota,
     StateBehindLog,
     BootGate,
+    /// What a client of the v2 tree saw is not what the log says.
+    V2,
 }
 
 impl Checker {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::ElectionSafety,
         Self::LogMatching,
         Self::LeaderCompleteness,
@@ -71,6 +73,7 @@ impl Checker {
         Self::Quota,
         Self::StateBehindLog,
         Self::BootGate,
+        Self::V2,
     ];
 }
 

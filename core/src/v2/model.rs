@@ -1,7 +1,8 @@
-//! The v2 tree as one would draw it: directories that hold their children. Slow, and without any structure of the real one.
+//! The v2 tree as one would draw it: directories that hold their children. Slow, and without any structure of the real one, so that tests
+//! and the simulator can hold the real one against it.
 
+use super::{Action, Change, Compare, Condition, Delete, ErrorCode, Event, Listing, NodeImage, NodePath, Request, Write};
 use crate::types::WallMs;
-use crate::v2::{Action, Change, Compare, Condition, Delete, ErrorCode, Event, Listing, NodeImage, NodePath, Request, Write};
 use alloc::{
     boxed::Box,
     collections::BTreeMap,
@@ -11,7 +12,7 @@ use alloc::{
 };
 use bytes::Bytes;
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Tree {
     created: u64,
     modified: u64,
@@ -19,19 +20,25 @@ struct Tree {
     kind: Kind,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 enum Kind {
     File(Bytes),
     Directory(BTreeMap<String, Box<Tree>>),
 }
 
-pub(super) struct Model {
+/// One state of it.
+#[derive(Debug)]
+pub struct Model {
     root: Tree,
     index: u64,
     now: u64,
+    /// Since they were taken.
+    events: Vec<Event>,
 }
 
-type Done = Result<Event, (ErrorCode, String)>;
+/// Why nothing was done: the code, and the cause.
+type Refused = (ErrorCode, String);
+type Done = Result<Event, Refused>;
 
 impl Tree {
     fn directory(index: u64) -> Self {
@@ -57,13 +64,13 @@ impl Tree {
         }
     }
 
-    fn list(&self, at: &str) -> Listing {
+    fn list(&self, at: &str, recursive: bool, is_asked: bool) -> Listing {
         let children = match &self.kind {
-            Kind::File(_) => None,
-            Kind::Directory(children) => {
+            Kind::Directory(children) if recursive || is_asked => {
                 let shown = children.iter().filter(|(name, _)| !name.starts_with('_'));
-                Some(shown.map(|(name, child)| child.list(&format!("{at}/{name}"))).collect())
+                Some(shown.map(|(name, child)| child.list(&format!("{at}/{name}"), recursive, false)).collect())
             }
+            _ => None,
         };
         Listing { node: self.image(at), children }
     }
@@ -75,7 +82,7 @@ impl Tree {
         }
     }
 
-    fn matches(&self, compare: &Compare) -> Result<(), (ErrorCode, String)> {
+    fn matches(&self, compare: &Compare) -> Result<(), Refused> {
         let Kind::File(value) = &self.kind else { unreachable!("files are compared") };
         let mut causes = Vec::new();
         if let Some(expected) = &compare.value
@@ -97,17 +104,39 @@ fn names(at: &str) -> Vec<&str> {
 }
 
 impl Model {
-    pub(super) fn new(index: u64) -> Self {
-        let root = Tree { created: 0, modified: 0, ..Tree::directory(0) };
-        Self { root, index, now: 0 }
+    /// An empty one, whose next change is at the index after this.
+    #[must_use]
+    pub fn new(index: u64) -> Self {
+        Self { root: Tree::directory(0), index, now: 0, events: Vec::new() }
     }
 
-    pub(super) fn list(&self) -> Listing {
-        self.root.list("")
+    #[must_use]
+    pub const fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// Events since they were last taken.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        core::mem::take(&mut self.events)
+    }
+
+    /// As [`super::Space::get`].
+    ///
+    /// # Errors
+    /// Likewise, without the index.
+    pub fn get(&self, path: &NodePath, recursive: bool) -> Result<Listing, Refused> {
+        let mut tree = &self.root;
+        let mut here = String::new();
+        for name in names(path.as_str()) {
+            let Kind::Directory(children) = &tree.kind else { return Err((ErrorCode::NotADirectory, here)) };
+            here = format!("{here}/{name}");
+            tree = children.get(name).ok_or_else(|| (ErrorCode::KeyNotFound, here.clone()))?;
+        }
+        Ok(tree.list(&here, recursive, true))
     }
 
     /// Walks down, and says what is in the way.
-    fn find(&mut self, at: &str) -> Result<&mut Tree, (ErrorCode, String)> {
+    fn find(&mut self, at: &str) -> Result<&mut Tree, Refused> {
         let mut tree = &mut self.root;
         let mut here = String::new();
         for name in names(at) {
@@ -124,7 +153,7 @@ impl Model {
         children.remove(name);
     }
 
-    fn place(&mut self, at: &str, node: Tree) -> Result<(), (ErrorCode, String)> {
+    fn place(&mut self, at: &str, node: Tree) -> Result<(), Refused> {
         let index = node.created;
         let names = names(at);
         let (last, above) = names.split_last().unwrap();
@@ -142,10 +171,16 @@ impl Model {
 
     fn event(&mut self, action: Action, node: NodeImage, previous: Option<NodeImage>, is_refresh: bool) -> Event {
         self.index += 1;
-        Event { action, index: self.index, at: WallMs(self.now), node, previous, is_refresh }
+        let event = Event { action, index: self.index, at: WallMs(self.now), node, previous, is_refresh };
+        self.events.push(event.clone());
+        event
     }
 
-    pub(super) fn apply(&mut self, now: u64, request: &Request) -> Result<Option<Event>, (ErrorCode, String)> {
+    /// Carries out a request at a time in milliseconds; an expiry that finds nothing has no event.
+    ///
+    /// # Errors
+    /// The code and the cause that the client is told.
+    pub fn apply(&mut self, now: u64, request: &Request) -> Result<Option<Event>, Refused> {
         self.now = self.now.max(now);
         let at = request.path.as_str();
         match &request.change {
