@@ -88,7 +88,7 @@ pub(crate) const fn is_op(op: OpId) -> bool {
 
 fn some_path(chance: &mut Chance) -> NodePath {
     let paths = ["/a", "/a/b", "/a/b/c", "/a-b", "/q", "/q/_h", "/_h/x", "/"];
-    NodePath::parse(*chance.pick::<&str>(&paths)).expect("a clean path")
+    NodePath::parse(chance.pick::<&str>(&paths)).expect("a clean path")
 }
 
 fn some_change(op: OpId, known: u64, chance: &mut Chance) -> Change {
