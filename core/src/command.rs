@@ -23,6 +23,10 @@ pub enum Command {
     Publish(MemberAttributes),
     /// A change of the v2 tree, at the cluster's time.
     V2(v2::Request),
+    LeaseGrant(LeaseGrant),
+    LeaseRevoke(LeaseRevoke),
+    LeaseExpire(LeaseExpire),
+    LeaseCheckpoint(LeaseCheckpoint),
 }
 
 /// The keys a request speaks of (etcd API, KV: key ranges).
@@ -176,12 +180,14 @@ pub struct Member {
 
 mod encoding;
 mod flat_txn;
+mod lease;
 mod rejection;
 mod validate;
 pub(crate) mod walk;
 pub use encoding::{decode_command, decode_with_time, encode_command};
 pub(crate) use encoding::{stamp, time_of};
 pub use flat_txn::TXN_DEPTH_MAX;
+pub use lease::{Checkpointed, LEASE_TTL_MAX_S, LeaseCheckpoint, LeaseExpire, LeaseGrant, LeaseRevoke};
 pub use rejection::Rejection;
 pub use validate::{validate, validate_range};
 
@@ -208,6 +214,16 @@ pub enum Reply {
     Published,
     /// What a change of the v2 tree came to; an expiry that found nothing has no event.
     V2(Result<Option<Arc<v2::Event>>, v2::Error>),
+    LeaseGranted {
+        revision: Revision,
+        lease: LeaseId,
+        ttl_s: i64,
+    },
+    LeaseRevoked {
+        revision: Revision,
+    },
+    /// Of what a lease clock appended; nobody waits for it.
+    LeaseClockHeard,
 }
 
 /// In protocol notation: what was done, and the revision after it.
@@ -223,6 +239,9 @@ impl fmt::Display for Reply {
             Self::V2(Ok(Some(event))) => write!(f, "v2 {} {}@{}", event.action.name(), event.node.path.or_slash(), event.index),
             Self::V2(Ok(None)) => write!(f, "v2 nothing"),
             Self::V2(Err(error)) => write!(f, "v2 {error}"),
+            Self::LeaseGranted { lease, ttl_s, .. } => write!(f, "lease {lease} for {ttl_s} s"),
+            Self::LeaseRevoked { revision } => write!(f, "lease revoked@{revision}"),
+            Self::LeaseClockHeard => write!(f, "heard"),
         }
     }
 }
@@ -283,6 +302,8 @@ pub enum Refusal {
     Compacted,
     FutureRevision,
     LeaseNotFound,
+    LeaseExists,
+    LeaseTtlTooLarge,
     RequestTooLarge,
     MemberNotFound,
     BadLeaderTransferee,

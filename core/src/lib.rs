@@ -20,6 +20,7 @@ pub mod codec;
 pub mod command;
 pub mod consensus;
 pub mod entry;
+pub mod lease;
 pub mod machine;
 pub mod member;
 pub mod mutant;

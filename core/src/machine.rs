@@ -5,6 +5,7 @@ mod apply;
 mod compaction_hashes;
 mod compactor;
 mod effect;
+mod leases;
 mod tables;
 mod view;
 mod write_behind;
@@ -15,10 +16,12 @@ pub use view::View;
 
 use crate::command::{Refusal, Reply};
 use crate::entry::Configuration;
+use crate::lease::Lease;
+use crate::lease::table::LeaseTable;
 use crate::mutant::{Mutant, planted};
 use crate::mvcc::store::{Store, after};
 use crate::storage::{ReadFailed, StateReader, Table, WriteBatch};
-use crate::types::{BatchNumber, Boot, LogId, MemberId, RequestId, WallMs};
+use crate::types::{BatchNumber, Boot, LeaseId, LogId, MemberId, RequestId, WallMs};
 use alloc::{format, string::String, sync::Arc, vec::Vec};
 use apply::{AppliedReply, Applier, Broken};
 use compaction_hashes::CompactionHashes;
@@ -77,11 +80,12 @@ pub fn stored_applied<R: StateReader>(reader: &R) -> Result<LogId, ReadFailed> {
 impl<R: StateReader> Machine<R> {
     /// Builds the state from the store: index from settled and recent rows, then the small tables. An empty store is a fresh one.
     pub fn open(settings: MachineSettings, reader: R) -> Result<Self, ReadFailed> {
-        let tables = tables::Tables::load(&reader)?;
+        let mut tables = tables::Tables::load(&reader)?;
         let mut store = Store::new(reader);
         store.compacted_to = tables.compacted_to;
         store.revision = tables.applied.revision;
         store.compact_revision = tables.compact_revision;
+        store.leases = LeaseTable::of(core::mem::take(&mut tables.leases));
         let loaded = store.load();
         if !planted(Mutant::W8) {
             loaded?;
@@ -139,6 +143,11 @@ impl<R: StateReader> Machine<R> {
     #[must_use]
     pub fn configuration(&self) -> Option<&Configuration> {
         self.applier.configuration.as_deref()
+    }
+
+    /// Every lease as applied, in order of their ids: what the lease clock of a log half begins with.
+    pub fn leases(&self) -> impl Iterator<Item = (LeaseId, Lease)> {
+        self.applier.store.leases.iter()
     }
 
     /// The state after everything flushed so far.
@@ -205,6 +214,10 @@ impl<R: StateReader> Machine<R> {
         let advanced = self.applied() != self.flushed;
         if advanced || !self.applier.batch.rows.is_empty() {
             self.write_behind(out);
+        }
+        let changes = core::mem::take(&mut self.applier.lease_changes);
+        if !changes.is_empty() {
+            out.push(MachineEffect::Leases(changes));
         }
         if advanced {
             self.flushed = self.applied();

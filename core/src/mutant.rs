@@ -3,7 +3,7 @@
 //! Without the `mutants` feature [`planted`] is `false` at compile time and nothing of them is left in the binary.
 
 /// One planted bug. Names follow the field's bug lists: E elections, R replication, F flow control, L reads, W storage,
-/// K key-values, V watch, H the hosting of a member, U the outcomes of requests, Q the quota, D the v2 tree.
+/// K key-values, V watch, S leases, H the hosting of a member, U the outcomes of requests, Q the quota, D the v2 tree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Mutant {
@@ -49,6 +49,8 @@ pub enum Mutant {
     H2,
     /// Entries are handed to apply ahead of the word that the log became less durable.
     H3,
+    /// A read joins a round that began before it came.
+    L3,
     /// A read is asked under the id of an earlier one that came to nothing.
     L4,
     /// A read is answered before its index is applied.
@@ -63,11 +65,23 @@ pub enum Mutant {
     D2,
     /// The cluster's time is the leader's wall clock.
     D3,
+    /// Who led once goes on ending leases by its own clock, through whoever leads, and no apply asks in which term it was said.
+    S1,
+    /// A keepalive is answered by the clock alone, whatever is under way in the log for that lease.
+    S2,
+    /// A leader answers keepalives without asking a quorum.
+    S3,
+    /// A new leader gives every lease its whole time, whatever its checkpoint says.
+    S4,
+    /// Leases run by the wall clock.
+    S6,
+    /// Which keys a lease has is forgotten at a restart.
+    S7,
 }
 
 impl Mutant {
     /// Every mutant, in the order of the campaign's table.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 35] = [
         Self::E1,
         Self::E9,
         Self::E10,
@@ -89,6 +103,7 @@ impl Mutant {
         Self::H1,
         Self::H2,
         Self::H3,
+        Self::L3,
         Self::L4,
         Self::L5,
         Self::U1,
@@ -96,6 +111,12 @@ impl Mutant {
         Self::D1,
         Self::D2,
         Self::D3,
+        Self::S1,
+        Self::S2,
+        Self::S3,
+        Self::S4,
+        Self::S6,
+        Self::S7,
     ];
 }
 

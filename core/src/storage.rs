@@ -33,7 +33,8 @@ pub enum WalOp {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 pub enum Table {
-    /// Applied index, compact revision and how far compaction has come, format version, identity, membership, alarms: few small rows.
+    /// Applied index, compact revision and how far compaction has come, format version, identity, membership, alarms: few small rows. And
+    /// one for each lease.
     Meta = 0,
     /// Key-value rows and tombstones by revision, append-only.
     Recent = 1,

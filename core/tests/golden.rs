@@ -5,11 +5,14 @@
 use bytes::Bytes;
 use quorate_core::codec::{self, FRAME_HEADER, FrameError};
 use quorate_core::command::{
-    Alarm, AlarmChange, AlarmKind, Command, Compact, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, MemberAttributes, Op,
-    Put, Range, SortOrder, SortTarget, Txn,
+    Alarm, AlarmChange, AlarmKind, Checkpointed, Command, Compact, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange,
+    LEASE_TTL_MAX_S, LeaseCheckpoint, LeaseExpire, LeaseGrant, LeaseRevoke, MemberAttributes, Op, Put, Range, SortOrder, SortTarget, Txn,
 };
 use quorate_core::consensus::Proposal;
-use quorate_core::consensus::{Configuration, Entry, Envelope, ForwardMessage, ForwardRefusal, Message, Payload, RaftMessage, ReadMessage};
+use quorate_core::consensus::{
+    Configuration, Entry, Envelope, ForwardMessage, ForwardRefusal, LeaseMessage, Message, Payload, RaftMessage, ReadMessage,
+};
+use quorate_core::lease::{LeaseCall, LeaseTime};
 use quorate_core::types::{Boot, LeaseId, LogId, LogIndex, MemberId, ReadId, RequestId, Revision, Term};
 use quorate_core::v2;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -99,6 +102,7 @@ fn concern_number(message: &Message) -> u8 {
         Message::Raft(_) => 0,
         Message::Read(_) => 1,
         Message::Forward(_) => 2,
+        Message::Lease(_) => 3,
     }
 }
 
@@ -132,6 +136,14 @@ fn forward_number(message: &ForwardMessage) -> u8 {
     }
 }
 
+fn lease_number(message: &LeaseMessage) -> u8 {
+    match message {
+        LeaseMessage::Request(_) => 0,
+        LeaseMessage::Reply(_) => 1,
+        LeaseMessage::Refused(_) => 2,
+    }
+}
+
 fn command_number(command: &Command) -> u8 {
     match command {
         Command::Put(_) => 0,
@@ -141,6 +153,10 @@ fn command_number(command: &Command) -> u8 {
         Command::Alarm(_) => 4,
         Command::Publish(_) => 5,
         Command::V2(_) => 6,
+        Command::LeaseGrant(_) => 7,
+        Command::LeaseRevoke(_) => 8,
+        Command::LeaseExpire(_) => 9,
+        Command::LeaseCheckpoint(_) => 10,
     }
 }
 
@@ -177,10 +193,20 @@ fn forward_messages() -> Vec<ForwardMessage> {
     ]
 }
 
+fn lease_messages() -> Vec<LeaseMessage> {
+    let time = LeaseTime { ttl_s: 600, remaining_s: 7 };
+    vec![
+        LeaseMessage::Request(vec![(read(1), LeaseCall::KeepAlive(LeaseId(-77))), (read(2), LeaseCall::TimeToLive(LeaseId(5)))]),
+        LeaseMessage::Reply(vec![(read(1), Some(time)), (read(2), None)]),
+        LeaseMessage::Refused(vec![read(2)]),
+    ]
+}
+
 fn messages() -> Vec<Message> {
     let raft = raft_messages().into_iter().map(Message::Raft);
     let read = read_messages().into_iter().map(Message::Read);
-    raft.chain(read).chain(forward_messages().into_iter().map(Message::Forward)).collect()
+    let forward = forward_messages().into_iter().map(Message::Forward);
+    raft.chain(read).chain(forward).chain(lease_messages().into_iter().map(Message::Lease)).collect()
 }
 
 fn v2_request(change: v2::Change) -> v2::Request {
@@ -240,15 +266,26 @@ fn commands() -> Vec<Command> {
         Command::V2(v2_request(v2::Change::Write(write))),
         Command::V2(v2_request(v2::Change::Delete(v2::Delete { directory: true, recursive: false, compare: None }))),
         Command::V2(v2_request(v2::Change::Expire)),
+        Command::LeaseGrant(LeaseGrant { lease: LeaseId(-77), ttl_s: LEASE_TTL_MAX_S }),
+        Command::LeaseRevoke(LeaseRevoke { lease: LeaseId(5) }),
+        Command::LeaseExpire(LeaseExpire { lease: LeaseId(5), granted: LogIndex(300), term: Term(3) }),
+        Command::LeaseCheckpoint(LeaseCheckpoint {
+            term: Term(3),
+            leases: vec![
+                Checkpointed { lease: LeaseId(5), granted: LogIndex(300), remaining_s: Some(7) },
+                Checkpointed { lease: LeaseId(-77), granted: LogIndex(301), remaining_s: None },
+            ],
+        }),
     ]
 }
 
 #[test]
 fn every_message_between_members_keeps_its_bytes() {
-    assert_all_shown(&messages(), concern_number, 3);
+    assert_all_shown(&messages(), concern_number, 4);
     assert_all_shown(&raft_messages(), raft_number, 10);
     assert_all_shown(&read_messages(), read_number, 3);
     assert_all_shown(&forward_messages(), forward_number, 2);
+    assert_all_shown(&lease_messages(), lease_number, 3);
     let envelope = |message| Envelope { from: MemberId(0xb), to: MemberId(u64::MAX), term: Term(3), message };
     insta::assert_snapshot!(page(&messages().into_iter().map(envelope).collect::<Vec<_>>()));
 }
@@ -265,6 +302,7 @@ enum LaterMessage {
     Raft(RaftMessage),
     Read(ReadMessage),
     Forward(ForwardMessage),
+    Lease(LeaseMessage),
     Added { lease: LeaseId },
 }
 
@@ -289,6 +327,7 @@ fn a_concern_or_a_payload_more_leaves_the_old_bytes_as_they_are() {
             Message::Raft(message) => LaterMessage::Raft(message),
             Message::Read(message) => LaterMessage::Read(message),
             Message::Forward(message) => LaterMessage::Forward(message),
+            Message::Lease(message) => LaterMessage::Lease(message),
         };
         let bytes = encoded(VERSION, &message);
         assert_eq!(bytes, encoded(VERSION, &later));
@@ -339,7 +378,7 @@ fn a_field_more_is_a_version_more_and_leaves_the_old_bytes_readable() {
 
 #[test]
 fn every_command_in_the_log_keeps_its_bytes() {
-    assert_all_shown(&commands(), command_number, 7);
+    assert_all_shown(&commands(), command_number, 11);
     insta::assert_snapshot!(page(&commands()));
 }
 

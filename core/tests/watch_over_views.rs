@@ -194,7 +194,7 @@ impl World {
                     self.store.retire(table, below);
                     self.reached.retired += before - count(&self.store, Table::Recent);
                 }
-                MachineEffect::Reply(..) | MachineEffect::Applied(_) => {}
+                MachineEffect::Reply(..) | MachineEffect::Leases(_) | MachineEffect::Applied(_) => {}
                 MachineEffect::Fatal(reason) => panic!("{reason}"),
             }
         }

@@ -94,6 +94,14 @@ impl Config {
         Self::from_given(&given).map_err(|invalid| invalid.usage_error(&given))
     }
 
+    /// Seconds that a lease is granted at least: one and a half election timeouts in whole heartbeats, as in etcd, rounded up.
+    #[must_use]
+    pub fn lease_ttl_min_s(&self) -> i64 {
+        let (heartbeat, election) = (self.heartbeat_interval.as_millis(), self.election_timeout.as_millis());
+        let millis = 3 * (election / heartbeat) / 2 * heartbeat;
+        i64::try_from(millis.div_ceil(1_000)).unwrap_or(i64::MAX)
+    }
+
     fn from_given(given: &Given) -> Result<Self, Invalid> {
         let name = given.text("name").to_owned();
         let data_dir = match given.text("data-dir") {

@@ -178,7 +178,7 @@ async fn serve(
     let served = Served {
         shared: Arc::clone(&shared),
         inbox: inbox.clone(),
-        surface: surface(&config, kept_log),
+        surface: surface(&config, kept_log, chance.next_u64()),
         hub_limits: HubLimits {
             progress_interval: config.progress_interval,
             hub_bytes: config.memory.of(WATCH_RESPONSES) / workers,
@@ -250,11 +250,13 @@ fn peer_settings(
     }
 }
 
-fn surface(config: &Config, kept_log: Gauge<u64, AtomicU64>) -> Surface {
+fn surface(config: &Config, kept_log: Gauge<u64, AtomicU64>, lease_seed: u64) -> Surface {
     let options = Options {
         max_request_bytes: config.max_request_bytes,
         max_txn_ops: config.max_txn_ops,
         election_timeout: config.election_timeout,
+        lease_ttl_min_s: config.lease_ttl_min_s(),
+        lease_seed,
         gateway: config.gateway,
         cors: config.cors.clone(),
         answer_bytes: config.memory.of(ANSWERS),

@@ -2,11 +2,12 @@
 
 use quorate_checker::history::{self, Refused, Relation, Request, Response, Target};
 use quorate_core::command::{
-    Command, Compact, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, Op, OpReply, Put, Range, RangeReply, Refusal, Reply,
-    Txn,
+    Command, Compact, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, LeaseGrant, LeaseRevoke, Op, OpReply, Put, Range,
+    RangeReply, Refusal, Reply, Txn,
 };
+use quorate_core::lease::LeaseCall;
 use quorate_core::mvcc::{EncodedKeyValue, EventKind};
-use quorate_core::types::Revision;
+use quorate_core::types::{LeaseId, Revision};
 use quorate_core::v2::NodePath;
 use quorate_core::watch::{WatchEvent, WatchRequest};
 
@@ -17,6 +18,7 @@ pub enum Served {
     Range(Range),
     ReadTxn(Txn),
     V2Get { path: NodePath, recursive: bool },
+    Lease(LeaseCall),
 }
 
 #[must_use]
@@ -26,6 +28,10 @@ pub fn served(request: &Request) -> Served {
         Request::Put(request) => Served::Propose(Command::Put(put(request))),
         Request::DeleteRange(request) => Served::Propose(Command::DeleteRange(delete(request))),
         Request::Compact { revision } => Served::Propose(Command::Compact(Compact { revision: Revision(*revision), physical: false })),
+        Request::LeaseGrant { lease, ttl_s } => Served::Propose(Command::LeaseGrant(LeaseGrant { lease: LeaseId(*lease), ttl_s: *ttl_s })),
+        Request::LeaseRevoke { lease } => Served::Propose(Command::LeaseRevoke(LeaseRevoke { lease: LeaseId(*lease) })),
+        Request::LeaseKeepAlive { lease } => Served::Lease(LeaseCall::KeepAlive(LeaseId(*lease))),
+        Request::LeaseTimeToLive { lease } => Served::Lease(LeaseCall::TimeToLive(LeaseId(*lease))),
         Request::Txn(request) => {
             let txn = txn(request);
             if is_read_only(&txn) { Served::ReadTxn(txn) } else { Served::Propose(Command::Txn(txn)) }
@@ -66,7 +72,8 @@ fn put(request: &history::Put) -> Put {
         value: request.value.clone().into(),
         prev_kv: request.prev_kv,
         ignore_value: request.ignore_value,
-        ..Put::default()
+        lease: LeaseId(request.lease),
+        ignore_lease: request.ignore_lease,
     }
 }
 
@@ -85,7 +92,7 @@ fn op(request: &Request) -> Op {
         Request::Put(request) => Op::Put(put(request)),
         Request::DeleteRange(request) => Op::DeleteRange(delete(request)),
         Request::Txn(request) => Op::Txn(txn(request)),
-        Request::Compact { .. } | Request::Watch(_) => unreachable!("not an operation of a txn"),
+        other => unreachable!("not an operation of a txn: {other:?}"),
     }
 }
 
@@ -100,6 +107,7 @@ fn compare(compare: &history::Compare) -> Compare {
         Target::Version(version) => CompareTarget::Version(*version),
         Target::Create(revision) => CompareTarget::Create(Revision(*revision)),
         Target::Mod(revision) => CompareTarget::Mod(Revision(*revision)),
+        Target::Lease(lease) => CompareTarget::Lease(LeaseId(*lease)),
         Target::Value(value) => CompareTarget::Value(value.clone().into()),
     };
     Compare { range: keys(&compare.keys), result, target }
@@ -130,9 +138,7 @@ pub fn key_value(encoded: &EncodedKeyValue) -> history::KeyValue {
             (3, 0) => kv.mod_revision = varint(&mut rest).cast_signed(),
             (4, 0) => kv.version = varint(&mut rest).cast_signed(),
             (5, 2) => kv.value = string(&mut rest),
-            (6, 0) => {
-                varint(&mut rest);
-            }
+            (6, 0) => kv.lease = varint(&mut rest).cast_signed(),
             field => panic!("not a key-value: field {field:?}"),
         }
     }
@@ -172,7 +178,9 @@ pub fn response(reply: &Reply) -> Option<Response> {
         Reply::DeleteRange(reply) => Some(op_response(&OpReply::DeleteRange(reply.clone()))),
         Reply::Txn(reply) => Some(op_response(&OpReply::Txn(reply.clone()))),
         Reply::Compact { revision } => Some(Response::Compact { revision: revision.0 }),
-        Reply::Alarm { .. } | Reply::Published | Reply::V2(_) => None,
+        Reply::LeaseGranted { revision, ttl_s, .. } => Some(Response::LeaseGrant { revision: revision.0, ttl_s: *ttl_s }),
+        Reply::LeaseRevoked { revision } => Some(Response::LeaseRevoke { revision: revision.0 }),
+        Reply::Alarm { .. } | Reply::Published | Reply::V2(_) | Reply::LeaseClockHeard => None,
     }
 }
 
@@ -205,6 +213,8 @@ pub fn refused(refusal: &Refusal) -> Refused {
         Refusal::Compacted => Refused::Compacted,
         Refusal::FutureRevision => Refused::FutureRevision,
         Refusal::KeyNotFound => Refused::KeyNotFound,
+        Refusal::LeaseNotFound => Refused::LeaseNotFound,
+        Refusal::LeaseExists => Refused::LeaseExists,
         other => Refused::Other(format!("{other:?}")),
     }
 }

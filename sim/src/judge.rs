@@ -59,6 +59,8 @@ pub fn witness(checks: &Checks, proposed: &BTreeMap<RequestId, OpId>) -> Witness
                 no_space.remove(&change.alarm.member)
             };
             Step::NoSpace(!no_space.is_empty())
+        } else if let Ok(Command::LeaseExpire(expire)) = decode_command(command) {
+            Step::Expired(expire.lease.0)
         } else {
             // A member speaks for itself.
             continue;

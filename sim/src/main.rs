@@ -24,6 +24,8 @@ mod invariants;
 #[cfg(madsim)]
 mod judge;
 #[cfg(madsim)]
+mod leases;
+#[cfg(madsim)]
 mod log_disk;
 #[cfg(madsim)]
 mod member;

@@ -8,6 +8,7 @@ use crate::schedule::FaultClass;
 use crate::store::SimStore;
 use quorate_checker::history::OpId;
 use quorate_core::consensus::{Entry, Payload, Role};
+use quorate_core::lease::LeaseCall;
 use quorate_core::member::{Body, LogHalf, LogInput, Owed, Request, StateEffect, StateHalf, StateInput, Ticket};
 use quorate_core::mvcc::View;
 use quorate_core::storage::{MemoryStore, Table, WalOp, WriteBatch};
@@ -128,6 +129,8 @@ pub struct Asked {
     pub op: Option<OpId>,
     /// How to serve a read, once it may be.
     pub served: Option<Served>,
+    /// What it asks of the lease clock, and when it came.
+    pub call: Option<(LeaseCall, Nanos)>,
     /// What was committed anywhere when it arrived: a read must see it.
     pub committed: LogIndex,
     /// The quota forbade it when the member took it.
@@ -248,7 +251,7 @@ impl Process {
     pub fn open_ticket(&mut self, op: Option<OpId>, served: Option<Served>, committed: LogIndex) -> Ticket {
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
-        self.asked.insert(ticket, Asked { op, served, committed, must_refuse: false, rank: None, cancelled: false });
+        self.asked.insert(ticket, Asked { op, served, call: None, committed, must_refuse: false, rank: None, cancelled: false });
         ticket
     }
 

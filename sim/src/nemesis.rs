@@ -45,7 +45,7 @@ pub fn schedule(seed: u64) -> Schedule {
     }
     items.sort_by_key(|item| item.at_ms);
     let standing_cut = chance.permille(STANDING_CUT_PERMILLE).then(|| standing_cut(&mut chance, members));
-    Schedule { seed, members, chaos_end_ms: CHAOS_END_MS, standing_cut, items }
+    Schedule { seed, members, chaos_end_ms: CHAOS_END_MS, standing_cut, without_leases: false, items }
 }
 
 fn standing_cut(chance: &mut Chance, members: usize) -> Fault {

@@ -3,7 +3,7 @@
 use crate::chance::{Chance, Concern};
 use crate::clock::{MILLISECOND, Nanos};
 use crate::schedule::FaultClass;
-use quorate_core::consensus::{Envelope, ForwardMessage, Message, RaftMessage, ReadMessage};
+use quorate_core::consensus::{Envelope, ForwardMessage, LeaseMessage, Message, RaftMessage, ReadMessage};
 
 /// Members of the largest cluster; a link is a bit of a `u64`.
 pub const MEMBERS_MAX: usize = 8;
@@ -179,6 +179,9 @@ pub fn digest(envelope: &Envelope, mix: &mut impl FnMut(u64)) {
         Message::Raft(RaftMessage::Vote { granted }) => mix(9 ^ u64::from(*granted) << 8),
         Message::Forward(ForwardMessage::Request(proposals)) => mix(10 ^ (proposals.len() as u64) << 8),
         Message::Forward(ForwardMessage::Refused { requests, .. }) => mix(11 ^ (requests.len() as u64) << 8),
+        Message::Lease(LeaseMessage::Request(calls)) => mix(18 ^ (calls.len() as u64) << 8),
+        Message::Lease(LeaseMessage::Reply(answers)) => mix(19 ^ (answers.len() as u64) << 8),
+        Message::Lease(LeaseMessage::Refused(ids)) => mix(20 ^ (ids.len() as u64) << 8),
         Message::Read(ReadMessage::Request(reads)) => mix(12 ^ (reads.len() as u64) << 8),
         Message::Read(ReadMessage::Reply { reads, index }) => mix(13 ^ (reads.len() as u64) << 8 ^ index.0 << 32),
         Message::Read(ReadMessage::Refused { reads }) => mix(14 ^ (reads.len() as u64) << 8),

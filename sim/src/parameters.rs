@@ -5,6 +5,7 @@ use crate::clock::{MILLISECOND, Nanos};
 use crate::schedule::{Fault, Schedule};
 use crate::workload::WorkloadShape;
 use quorate_core::consensus::Limits;
+use quorate_core::lease::LeaseLimits;
 use quorate_core::machine::MachineLimits;
 use quorate_core::member::{BatchLimits, INPUTS_PER_FLUSH, MemberLimits, MemberSettings, SyncLimits};
 use quorate_core::wal::WalSettings;
@@ -106,6 +107,14 @@ impl Parameters {
             },
             sync: SyncLimits { entries: chance.between(20, 300), bytes: chance.between(4 << 10, 256 << 10) as usize },
             batch,
+            leases: LeaseLimits {
+                checkpoint_above: Duration::from_secs(3),
+                checkpoint_interval: Duration::from_secs(2),
+                checkpoint_leases: chance.between(1, 4) as usize,
+                pending_expiries: chance.between(1, 4) as usize,
+                taken_up_at_once: chance.between(1, 4) as usize,
+                calls: LeaseLimits::default().calls,
+            },
         };
         // A full store refuses writes until an operator comes, which a cut that must be survived leaves no time for.
         if schedule.standing_cut.is_none() && chance.permille(150) {
@@ -136,6 +145,7 @@ impl Parameters {
             hub.fragment_bytes = chance.between(200, 2_000) as usize;
             hub.stream_watches = chance.between(1, 2) as usize;
             hub.hub_watches = chance.between(2, 6) as usize;
+            member.leases.calls = chance.between(2, 16) as usize;
             member.limits.tickets = chance.between(16, 64) as usize;
             wal.segment_bytes = chance.between(4 << 10, 16 << 10);
             wal.spare_segments = chance.below(3) as usize;
@@ -144,6 +154,7 @@ impl Parameters {
             pause: chance.between(600, 1_000) * MILLISECOND,
             write_permille: chance.between(350, 750),
             value_bytes: chance.between(50, 900),
+            leases: !schedule.without_leases,
         };
         Self {
             heartbeat: heartbeat * MILLISECOND,

@@ -88,6 +88,7 @@ impl World {
                     self.checks.report(Checker::Liveness, || format!("no leader {TIMEOUTS_MAX} election timeouts after all was healed"));
                 }
                 self.cut.alive_since = Some(self.now);
+                self.leases.oracle.healed(self.now);
                 self.cut.waiting = self.alive().collect();
                 for member in self.cut.waiting.clone() {
                     self.on_probe(member);
@@ -115,6 +116,12 @@ impl World {
                 self.after(SECOND, Event::Phase(Phase::Converging));
             }
             Phase::Converging => {
+                // It is quiet once nothing is left that ends by itself.
+                if self.leases.oracle.count() > 0 {
+                    self.judge_leases();
+                    self.cut.converge_until = self.now + TIMEOUTS_MAX * timeout + self.parameters.patience;
+                    return self.after(200 * MILLISECOND, Event::Phase(Phase::Converging));
+                }
                 let Some(unlike) = self.unlike() else {
                     let at = (self.now + 2 * SECOND).max(self.run_min_end());
                     return self.at(at, Event::Phase(Phase::Judged));

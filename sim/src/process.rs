@@ -12,7 +12,7 @@ use quorate_core::machine::{Machine, MachineSettings, stored_applied};
 use quorate_core::member::{self, LogEffect, LogInput, Notice, Order, Report, StateEffect, StateInput, WalDone};
 use quorate_core::mvcc::View;
 use quorate_core::storage::{BAD_CHECKSUM, MemoryStore, READ_ERROR, ReadFailed};
-use quorate_core::types::{ClusterId, LogIndex, MemberId, Monotonic};
+use quorate_core::types::{ClusterId, LogIndex, MemberId, Monotonic, Term};
 use quorate_core::wal::{Identity, Planner, Recovered, Recovery, WalDamage, bootstrap_entries};
 use quorate_core::watch::{Hub, HubInput};
 use std::{sync::Arc, time::Duration};
@@ -380,6 +380,7 @@ impl World {
         let founders = self.schedule.members;
         let process = self.members[member].process.as_ref().expect("only while it runs");
         self.checks.observe(member, process.log.consensus(), founders);
+        self.follow_leases();
     }
 
     /// Wakes a half of a member at its deadline.
@@ -447,7 +448,7 @@ impl World {
             Notice::RoleChanged { term, role, .. } => {
                 self.members[member].process.as_mut().expect("runs").role = role;
                 self.checks.on_role(member, term, role);
-                self.on_role_changed(member, role);
+                self.on_role_changed(member, term, role);
             }
             Notice::Distrust { peer, reason } => {
                 self.checks.report(Checker::Health, || format!("member {member} distrusts {peer}, who is honest: {reason}"));
@@ -470,8 +471,9 @@ impl World {
         }
     }
 
-    fn on_role_changed(&mut self, member: usize, role: Role) {
+    fn on_role_changed(&mut self, member: usize, term: Term, role: Role) {
         if role == Role::Leader {
+            self.leases.on_promoted(term, self.now);
             self.strike(member);
             if let Some(class) = self.members[member].wall_fault {
                 self.tally.mattered(class);

@@ -309,6 +309,9 @@ pub struct Schedule {
     pub chaos_end_ms: u64,
     /// A cut that is left standing after the chaos, while the liveness of what is connected is judged; then all is healed.
     pub standing_cut: Option<Fault>,
+    /// Clients use no leases, whose ends are nobody's operations: for whoever searches for an order without the log's.
+    #[serde(default)]
+    pub without_leases: bool,
     #[serde(skip)]
     pub items: Vec<Item>,
 }

@@ -191,13 +191,19 @@ impl World {
                 }
                 (Body::Propose(prepare(host.id, &command, 0, usize::MAX).expect("of no size")), None)
             }
+            Served::Lease(call) => (Body::Lease(call), None),
             read => (Body::Read, Some(read)),
         };
+        let call = if let Body::Lease(call) = body { Some((call, self.now)) } else { None };
         let ticket = process.open_ticket(Some(op), served, self.checks.committed());
+        process.asked.get_mut(&ticket).expect("just opened").call = call;
         self.sessions.ops.get_mut(&op).expect("just seen").ticket = Some(ticket);
         let now = host.clock.now(self.now).monotonic;
         let deadline = deadline.map(|after| now + std::time::Duration::from_nanos(after));
         self.tell(member, LogInput::Client(MemberRequest { ticket, deadline, require_leader: op.is_multiple_of(16), body }));
+        if let Some((call, _)) = call {
+            self.on_lease_call(call);
+        }
     }
 
     /// A request of the world's own, whose answer nobody looks at.
@@ -225,6 +231,9 @@ impl World {
         if asked.must_refuse && answer.is_ok() {
             return self.checks.report(Checker::Quota, || format!("member {member} took {ticket}, which grows its store beyond the quota"));
         }
+        if let Some((call, called)) = asked.call {
+            self.on_lease_answer(call, called, &answer);
+        }
         let Some(op) = asked.op.filter(|_| !asked.cancelled) else { return };
         if crate::v2::is_op(op) {
             return self.on_v2_answer(member, op, asked, answer);
@@ -235,6 +244,10 @@ impl World {
                 None => return self.checks.report(Checker::Health, || format!("{ticket} was answered {reply:?}")),
             },
             Ok(MemberAnswer::Ready) => return self.serve(member, op, asked),
+            Ok(MemberAnswer::Lease(time)) => {
+                let seconds = time.map(|time| (time.ttl_s, time.remaining_s));
+                Outcome::Ok { response: Response::LeaseTime { seconds }, rank: None }
+            }
             Ok(MemberAnswer::Transferred) => unreachable!("only the world asks for transfers"),
             Err(Refusal::OutcomeUnknown) => Outcome::Unknown,
             Err(refusal) => Outcome::Refused(convert::refused(&refusal)),
@@ -249,7 +262,7 @@ impl World {
         let answer = match asked.served {
             Some(Served::Range(range)) => view.range(&range).map(|reply| convert::range_response(&reply)),
             Some(Served::ReadTxn(txn)) => view.read_txn(&txn).map(|reply| convert::op_response(&OpReply::Txn(reply))),
-            Some(Served::Propose(_) | Served::V2Get { .. }) | None => unreachable!("proposals are not reads, and v2 has its own"),
+            Some(Served::Propose(_) | Served::Lease(_) | Served::V2Get { .. }) | None => unreachable!("not a read of this kind"),
         };
         self.reply(op, outcome_of(answer));
     }
@@ -346,6 +359,9 @@ impl World {
 
     /// The process that served these is gone.
     pub(crate) fn break_connections(&mut self, process: &Process) {
+        for (call, called) in process.asked.values().filter_map(|asked| asked.call) {
+            self.on_lease_call_lost(call, called);
+        }
         let ops: Vec<OpId> = process.asked.values().filter(|asked| !asked.cancelled).filter_map(|asked| asked.op).collect();
         for op in ops {
             if crate::v2::is_op(op) {

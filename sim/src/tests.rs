@@ -7,7 +7,7 @@ use crate::run::run;
 use crate::schedule::{Fault, FaultClass, Item, Schedule};
 
 fn quiet(seed: u64, items: Vec<Item>) -> Schedule {
-    Schedule { seed, members: 3, chaos_end_ms: 20_000, standing_cut: None, items }
+    Schedule { seed, members: 3, chaos_end_ms: 20_000, standing_cut: None, without_leases: false, items }
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn the_same_partition_of_a_live_member_matters() {
 
 #[test]
 fn the_log_names_every_acknowledged_write_and_the_search_agrees_with_it() {
-    let outcomes = run(&nemesis::schedule(3), Judging::default(), None);
+    let outcomes = run(&Schedule { without_leases: true, ..nemesis::schedule(3) }, Judging::default(), None);
     assert_eq!(outcomes.violation, None);
     assert!(outcomes.recorded.witness.is_whole && outcomes.recorded.witness.entries.len() > 500);
     let mut recorded = outcomes.recorded;

@@ -11,6 +11,14 @@ use std::{cell::RefCell, collections::VecDeque, future::poll_fn, rc::Rc, task::P
 /// Clients that operate; some of them also watch, on streams of their own.
 pub const CLIENTS: u32 = 8;
 pub const WATCHERS: u32 = 4;
+/// Leases that all share, about.
+const LEASES: u64 = 9;
+/// Above this the leases that last.
+const LONG_LEASES: i64 = 100;
+/// Of a thousand operations, how many are about leases.
+const LEASES_PERMILLE: u64 = 250;
+/// Operations of a client after which it grants no long leases any more.
+const EARLY_OPERATIONS: u64 = 20;
 /// Keys that all share: few, so that they collide.
 const KEYS: u64 = 24;
 
@@ -141,6 +149,8 @@ pub struct WorkloadShape {
     pub pause: Nanos,
     pub write_permille: u64,
     pub value_bytes: u64,
+    /// Leases are granted and used. Their ends are nobody's operations, so whoever searches for an order goes without.
+    pub leases: bool,
 }
 
 fn key(chance: &mut Chance) -> Key {
@@ -171,6 +181,42 @@ fn value(op: OpId, index: u64, shape: WorkloadShape, chance: &mut Chance) -> Vec
     value
 }
 
+fn put(key: Key, value: Vec<u8>, shape: WorkloadShape, chance: &mut Chance) -> Put {
+    let put = Put { key, value, prev_kv: chance.permille(300), ..Put::default() };
+    if !shape.leases {
+        return put;
+    }
+    match chance.below(20) {
+        0..=5 => Put { lease: lease(chance), ..put },
+        6 => Put { ignore_lease: true, ..put },
+        _ => put,
+    }
+}
+
+/// One of a few ids that all share.
+fn lease(chance: &mut Chance) -> i64 {
+    chance.below(LEASES).cast_signed() - 2
+}
+
+/// Something about a lease. Mostly short ones, that come and go. `long`: one that nobody keeps, so that it ends by itself, whatever
+/// leaders come and go, before the run does.
+fn lease_request(long: Option<i64>, chance: &mut Chance) -> Request {
+    if let Some(lease) = long.filter(|_| chance.permille(300)) {
+        return Request::LeaseGrant { lease, ttl_s: chance.between(10, 40).cast_signed() };
+    }
+    // 0 is no lease, and so asks for none in particular.
+    let lease = match lease(chance) {
+        0 => LEASES.cast_signed(),
+        id => id,
+    };
+    match chance.below(20) {
+        0..=5 => Request::LeaseGrant { lease, ttl_s: chance.between(1, 6).cast_signed() },
+        6 => Request::LeaseRevoke { lease },
+        7..=9 => Request::LeaseTimeToLive { lease },
+        _ => Request::LeaseKeepAlive { lease },
+    }
+}
+
 /// A revision to read or watch from: now and then one that is compacted or still to come.
 fn some_revision(known: i64, chance: &mut Chance) -> i64 {
     match chance.below(10) {
@@ -192,7 +238,8 @@ fn range(known: i64, chance: &mut Chance) -> Range {
 
 fn compare(known: i64, chance: &mut Chance) -> Compare {
     let relation = *chance.pick(&[Relation::Equal, Relation::NotEqual, Relation::Greater, Relation::Less]);
-    let target = match chance.below(4) {
+    let target = match chance.below(5) {
+        4 => Target::Lease(chance.below(LEASES).cast_signed() - 2),
         0 => Target::Version(chance.below(3).cast_signed()),
         1 => Target::Create((known - chance.tailed(0, 60).cast_signed()).max(0)),
         2 => Target::Mod((known - chance.tailed(0, 60).cast_signed()).max(0)),
@@ -219,7 +266,7 @@ fn branch(
             0..=4 if !free.is_empty() => {
                 let number = free.swap_remove(chance.below(free.len() as u64) as usize);
                 let key = format!("k{number:02}").into_bytes();
-                Request::Put(Put { key, value: value(op, *index, shape, chance), prev_kv: chance.permille(300), ignore_value: false })
+                Request::Put(put(key, value(op, *index, shape, chance), shape, chance))
             }
             5 if !free.is_empty() => {
                 let number = free.swap_remove(chance.below(free.len() as u64) as usize);
@@ -246,9 +293,7 @@ fn request(op: OpId, known: i64, shape: WorkloadShape, chance: &mut Chance) -> R
         return Request::Range(range(known, chance));
     }
     match chance.below(100) {
-        0..=54 => {
-            Request::Put(Put { key: key(chance), value: value(op, 0, shape, chance), prev_kv: chance.permille(300), ignore_value: false })
-        }
+        0..=54 => Request::Put(put(key(chance), value(op, 0, shape, chance), shape, chance)),
         55..=67 => Request::DeleteRange(DeleteRange { keys: keys(chance), prev_kv: chance.permille(300) }),
         68..=97 => Request::Txn(txn(op, &mut 0, 1, &mut (0..KEYS).collect(), known, shape, chance)),
         _ => Request::Compact { revision: (known - chance.tailed(0, 150).cast_signed()).max(1) },
@@ -266,7 +311,14 @@ pub async fn operate(port: Port, mut chance: Chance, shape: WorkloadShape) {
             let mut mailbox = port.mailbox.borrow_mut();
             mailbox.compactions.checked_sub(1).map(|left| mailbox.compactions = left).is_some()
         };
-        let request = if asked_to_compact { Request::Compact { revision: known.max(1) } } else { request(op, known, shape, &mut chance) };
+        let request = if asked_to_compact {
+            Request::Compact { revision: known.max(1) }
+        } else if shape.leases && chance.permille(LEASES_PERMILLE) {
+            let is_early = *port.ops.borrow() < EARLY_OPERATIONS;
+            lease_request(is_early.then(|| LONG_LEASES + i64::from(port.client)), &mut chance)
+        } else {
+            request(op, known, shape, &mut chance)
+        };
         let outcome = port.call(member, op, request).await;
         let failed = matches!(&outcome, Outcome::Unknown | Outcome::Refused(Refused::Other(_)));
         if failed || chance.permille(50) {

@@ -186,6 +186,7 @@ pub struct World {
     pub(crate) sessions: crate::sessions::Sessions,
     pub(crate) v2: v2::Sessions,
     pub(crate) checks: Checks,
+    pub(crate) leases: crate::leases::LeaseWatch,
     pub(crate) digests: BTreeMap<u64, (usize, u128)>,
     pub(crate) tally: Tally,
     pub(crate) trace: Trace,
@@ -224,6 +225,7 @@ impl World {
     pub fn new(schedule: Schedule, off: Option<Checker>, lines: Option<Lines>) -> Self {
         let seed = schedule.seed;
         let parameters = Parameters::draw(&schedule);
+        let leases = crate::leases::LeaseWatch::new(&schedule, &parameters);
         let count = schedule.members;
         let mut world = Self {
             now: 0,
@@ -240,6 +242,7 @@ impl World {
             sessions: crate::sessions::Sessions::default(),
             v2: v2::Sessions::default(),
             checks: Checks::new(count, off),
+            leases,
             digests: BTreeMap::new(),
             tally: Tally::default(),
             trace: Trace::new(lines),

@@ -96,6 +96,13 @@ const ROWS: &[Row] = &[
         sizes: &[1, 3],
     },
     Row {
+        name: "lease keepalive, 100 clients",
+        arguments: "lease-keepalive --clients=100 --conns=10",
+        total: ("--total", 100_000),
+        operations: 1,
+        sizes: &[1, 3],
+    },
+    Row {
         name: "watch fan-out, events to 1,000 watchers",
         arguments: "watch-latency --streams=10 --watchers-per-stream=100 --put-rate=100000",
         total: ("--put-total", 3_000),

@@ -104,7 +104,7 @@ fn compare(etcdctl: &Path, seat: Seat, other: Server, verbose: bool) -> Result<C
     for case in CASES {
         let (theirs, ours) = at_once(|| etcd.run(case), || other.run(case))?;
         let [theirs, ours] = [theirs, ours].map(|answer| {
-            let output = positions_aside(&normaliser.apply(&answer.output), seat.members);
+            let output = remaining_aside(&positions_aside(&normaliser.apply(&answer.output), seat.members));
             CommandResult { output, ..answer }
         });
         count.add(theirs == ours);
@@ -142,6 +142,14 @@ fn at_once<T: Send>(
     })
 }
 
+/// What a lease has left depends on when it is asked; that it was asked and of how much is left in place.
+fn remaining_aside(text: &str) -> String {
+    let rules = [r#"("(?:TTL|ttl)":"?)\d+("?,"(?:grantedTTL|granted-ttl)")"#, r#"("TTL" : )\d+(\n"GrantedTTL")"#];
+    rules.iter().fold(text.to_owned(), |text, rule| {
+        regex::Regex::new(rule).expect("a rule is a valid pattern").replace_all(&text, "$1<remaining>$2").into_owned()
+    })
+}
+
 /// The index of an entry counts everything a server logs, and etcd logs more (its cluster version, alarm queries): see the register in
 /// DESIGN.md. With several members it is also chance how many elections there were.
 fn positions_aside(text: &str, members: usize) -> String {
@@ -172,7 +180,19 @@ fn indent(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::positions_aside;
+    use super::{positions_aside, remaining_aside};
+
+    #[test]
+    fn what_a_lease_has_left_is_set_aside_and_what_it_was_granted_is_not() {
+        for (raw, aside) in [
+            (r#"{"TTL":"599","grantedTTL":"600"}"#, r#"{"TTL":"<remaining>","grantedTTL":"600"}"#),
+            (r#"{"ttl":59,"granted-ttl":60}"#, r#"{"ttl":<remaining>,"granted-ttl":60}"#),
+            ("\"TTL\" : 59\n\"GrantedTTL\" : 60", "\"TTL\" : <remaining>\n\"GrantedTTL\" : 60"),
+            (r#"{"ID":"5","TTL":"600"}"#, r#"{"ID":"5","TTL":"600"}"#),
+        ] {
+            assert_eq!(remaining_aside(raw), aside);
+        }
+    }
 
     #[test]
     fn indexes_are_set_aside_always_and_terms_with_several_members() {

@@ -5,6 +5,7 @@ mod chaos;
 mod compare;
 mod fuzz;
 mod hostile;
+mod leases;
 mod load;
 mod network;
 mod normalise;
@@ -41,6 +42,8 @@ enum Suite {
     Benchmark(benchmark::Options),
     /// Kill, stop and cut off real members under load, then judge the history: nothing acknowledged lost, linearizable, watches whole.
     Chaos(chaos::Options),
+    /// Grant, keep and let go leases in true time while leaders are killed; then let very many of them end at one moment.
+    Leases(leases::Options),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Suite::Hostile(options) => hostile::run(&options),
         Suite::Benchmark(options) => benchmark::run(&options),
         Suite::Chaos(options) => chaos::run(&options),
+        Suite::Leases(options) => leases::run(&options),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

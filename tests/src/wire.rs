@@ -22,6 +22,9 @@ pub async fn send(client: &mut KvClient<Channel>, request: &Request) -> Outcome 
             .compact(CompactionRequest { revision: *revision, physical: false })
             .await
             .map(|r| Response::Compact { revision: revision_of(r.into_inner().header.as_ref()) }),
+        Request::LeaseGrant { .. } | Request::LeaseRevoke { .. } | Request::LeaseKeepAlive { .. } | Request::LeaseTimeToLive { .. } => {
+            unreachable!("no client of these asks for leases")
+        }
         Request::Watch(_) => unreachable!("watches have streams of their own"),
     };
     match answer {
@@ -36,6 +39,8 @@ fn from_status(status: &Status) -> Outcome {
         "etcdserver: mvcc: required revision has been compacted" => Outcome::Refused(Refused::Compacted),
         "etcdserver: mvcc: required revision is a future revision" => Outcome::Refused(Refused::FutureRevision),
         "etcdserver: key not found" => Outcome::Refused(Refused::KeyNotFound),
+        "etcdserver: requested lease not found" => Outcome::Refused(Refused::LeaseNotFound),
+        "etcdserver: lease already exists" => Outcome::Refused(Refused::LeaseExists),
         // Never sent: nobody listened.
         _ if format!("{status:?}").contains("ConnectError") => Outcome::Refused(Refused::Other("not connected".into())),
         _ => Outcome::Unknown,
@@ -76,7 +81,8 @@ fn to_put(put: &history::Put) -> PutRequest {
         value: put.value.clone().into(),
         prev_kv: put.prev_kv,
         ignore_value: put.ignore_value,
-        ..PutRequest::default()
+        lease: put.lease,
+        ignore_lease: put.ignore_lease,
     }
 }
 
@@ -96,7 +102,7 @@ fn to_op(op: &Request) -> request_op::Request {
         Request::Put(put) => request_op::Request::RequestPut(to_put(put)),
         Request::DeleteRange(delete) => request_op::Request::RequestDeleteRange(to_delete(delete)),
         Request::Txn(txn) => request_op::Request::RequestTxn(to_txn(txn)),
-        Request::Compact { .. } | Request::Watch(_) => unreachable!("not an operation of a txn"),
+        other => unreachable!("not an operation of a txn: {other:?}"),
     }
 }
 
@@ -107,6 +113,7 @@ fn to_compare(given: &history::Compare) -> Compare {
         Target::Version(number) => (CompareTarget::Version, TargetUnion::Version(*number)),
         Target::Create(revision) => (CompareTarget::Create, TargetUnion::CreateRevision(*revision)),
         Target::Mod(revision) => (CompareTarget::Mod, TargetUnion::ModRevision(*revision)),
+        Target::Lease(lease) => (CompareTarget::Lease, TargetUnion::Lease(*lease)),
         Target::Value(value) => (CompareTarget::Value, TargetUnion::Value(value.clone().into())),
     };
     let result = match given.relation {
@@ -125,6 +132,7 @@ fn from_kv(kv: mvccpb::KeyValue) -> KeyValue {
         mod_revision: kv.mod_revision,
         version: kv.version,
         value: kv.value.into(),
+        lease: kv.lease,
     }
 }
 

@@ -95,6 +95,8 @@ fn translate<'a>(entries: impl Iterator<Item = &'a LogEntry>, records: &[Record]
             }
             Command::Put(put) => number(&put.value),
             Command::DeleteRange(delete) => marked(&delete.range.key, &delete.range.end),
+            // No client of these runs asks for leases, so none ends.
+            Command::LeaseGrant(_) | Command::LeaseRevoke(_) | Command::LeaseExpire(_) | Command::LeaseCheckpoint(_) => None,
             Command::Compact(compact) => compactions.get(&compact.revision.0).copied(),
             Command::Txn(txn) => txn.success.iter().chain(&txn.failure).find_map(|op| match op {
                 Op::Put(put) => number(&put.value),

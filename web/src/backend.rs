@@ -3,6 +3,7 @@
 use crate::watch_stream::{WatchReceiver, WatchSender};
 use quorate_core::{
     command::{Command, RaftStatus, Refusal, Reply},
+    lease::{LeaseCall, LeaseTime},
     mvcc::View,
     storage::StateReader,
     types::{ClusterId, MemberId, Revision},
@@ -65,6 +66,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// The state published last, without waiting.
     fn current(&self) -> Arc<View<Self::Reader>>;
+
+    /// Asks the clock of whoever leads about a lease, after a quorum has confirmed that it does. `None`: there is no such lease.
+    fn lease(&self, call: LeaseCall, context: Context) -> impl Future<Output = Result<Option<LeaseTime>, Refusal>> + Send;
 
     /// Opens a watch stream. The hub bounds what is in the receiver by the drained bytes reported back; above that bound the
     /// sender is not read from.

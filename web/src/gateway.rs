@@ -17,7 +17,7 @@ use actix_web::{
     web::{self, Payload, ServiceConfig},
 };
 use bytes::{Buf as _, Bytes, BytesMut};
-use futures::StreamExt as _;
+use futures::{StreamExt as _, stream::BoxStream};
 use prost::Message;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Deserializer, json};
@@ -26,21 +26,13 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-/// Watch requests of one stream read ahead of the hub.
+/// Requests of one stream read ahead of who serves it.
 const REQUESTS_AHEAD: usize = 16;
 /// The API's paths; `/v3beta` is its older name.
 const PREFIXES: [&str; 2] = ["/v3", "/v3beta"];
 
 /// Of the API, but not served by this release.
-const NOT_SERVED: [&str; 38] = [
-    "/lease/grant",
-    "/lease/revoke",
-    "/kv/lease/revoke",
-    "/lease/keepalive",
-    "/lease/timetolive",
-    "/kv/lease/timetolive",
-    "/lease/leases",
-    "/kv/lease/leases",
+const NOT_SERVED: [&str; 30] = [
     "/cluster/member/add",
     "/cluster/member/remove",
     "/cluster/member/update",
@@ -86,7 +78,8 @@ fn scope<B: Backend>(prefix: &str, service: &Service<B>) -> Scope {
     let scope = web::scope(prefix).default_service(web::to(|| async { refused(&ApiError::NotFound) }));
     let scope = kv(scope, service);
     let scope = maintenance(scope, service);
-    let scope = scope.service(watch(service));
+    let scope = lease(scope, service);
+    let scope = scope.service(watch(service)).service(keep_alive(service));
     let authenticate = web::post().to(|| async { refused(&ApiError::AuthNotEnabled) });
     let scope = scope.service(web::resource("/auth/authenticate").route(authenticate).default_service(web::to(method_not_allowed)));
     NOT_SERVED.into_iter().fold(scope, |scope, path| {
@@ -114,6 +107,27 @@ fn kv<B: Backend>(scope: Scope, service: &Service<B>) -> Scope {
         service,
         |service, request, call| async move { service.compact(request, &call).await.map(WithPermit::free) },
     )
+}
+
+fn lease<B: Backend>(scope: Scope, service: &Service<B>) -> Scope {
+    let scope = unary(scope, "/lease/grant", service, |service, request, call| async move {
+        service.lease_grant(request, &call).await.map(WithPermit::free)
+    });
+    // Each under its older name, too.
+    let scope = ["/lease/revoke", "/kv/lease/revoke"].into_iter().fold(scope, |scope, path| {
+        unary(
+            scope,
+            path,
+            service,
+            |service, request, call| async move { service.lease_revoke(request, &call).await.map(WithPermit::free) },
+        )
+    });
+    let scope = ["/lease/timetolive", "/kv/lease/timetolive"].into_iter().fold(scope, |scope, path| {
+        unary(scope, path, service, |service, request, call| async move { service.lease_time_to_live(request, &call).await })
+    });
+    ["/lease/leases", "/kv/lease/leases"].into_iter().fold(scope, |scope, path| {
+        unary(scope, path, service, |service, _: pb::LeaseLeasesRequest, call| async move { service.lease_leases(&call).await })
+    })
 }
 
 fn maintenance<B: Backend>(scope: Scope, service: &Service<B>) -> Scope {
@@ -216,15 +230,38 @@ fn within<Q: Message>(message: Q, limit: usize) -> Result<Q, ApiError> {
     }
 }
 
-/// A body of several JSON values, and an answer of lines for as long as the client listens.
 fn watch<B: Backend>(service: &Service<B>) -> actix_web::Resource {
+    streamed("/watch", service, |service, requests, call| {
+        let answers = watch_answers(service, requests, call)?;
+        Ok(answers.map(|answer| answer.map(|answer| shown::<_, pb::WatchResponse>(&answer))).boxed())
+    })
+}
+
+fn keep_alive<B: Backend>(service: &Service<B>) -> actix_web::Resource {
+    streamed("/lease/keepalive", service, |service, requests, call| service.lease_keep_alive(requests, call))
+}
+
+/// Answers over a stream, ended by an error at the latest.
+type Answers<A> = BoxStream<'static, Result<A, Status>>;
+
+/// A body of several JSON values, and an answer of lines for as long as the client listens.
+fn streamed<B, Q, A>(
+    path: &str,
+    service: &Service<B>,
+    serve: impl Fn(&Service<B>, ReceiverStream<Result<Q, Status>>, &Call) -> Result<Answers<A>, ApiError> + Clone + 'static,
+) -> actix_web::Resource
+where
+    B: Backend,
+    Q: DeserializeOwned + Send + 'static,
+    A: Serialize + 'static,
+{
     let service = service.clone();
     let post = web::post().to(move |request: HttpRequest, payload: Payload| {
-        let service = service.clone();
+        let (service, serve) = (service.clone(), serve.clone());
         async move {
             let (sender, receiver) = mpsc::channel(REQUESTS_AHEAD);
             let answers = call(&request).and_then(|call| {
-                let answers = watch_answers(&service, ReceiverStream::new(receiver), &call)?;
+                let answers = serve(&service, ReceiverStream::new(receiver), &call)?;
                 Ok((answers, call.connection))
             });
             match answers {
@@ -238,13 +275,13 @@ fn watch<B: Backend>(service: &Service<B>) -> actix_web::Resource {
             }
         }
     });
-    web::resource("/watch").route(post).default_service(web::to(method_not_allowed))
+    web::resource(path).route(post).default_service(web::to(method_not_allowed))
 }
 
 /// One line of a stream. An error tells its code both ways that clients of the gateway know.
-fn line(answer: Result<crate::encoded::WatchResponse, Status>) -> Bytes {
+fn line<A: Serialize>(answer: Result<A, Status>) -> Bytes {
     let value = match answer {
-        Ok(answer) => json!({ "result": shown::<_, pb::WatchResponse>(&answer) }),
+        Ok(answer) => json!({ "result": answer }),
         Err(status) => {
             let http = crate::api_error::http_status(status.code());
             let name = StatusCode::from_u16(http).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
@@ -256,11 +293,11 @@ fn line(answer: Result<crate::encoded::WatchResponse, Status>) -> Bytes {
     format!("{value}\n").into()
 }
 
-async fn read_requests(
+async fn read_requests<Q: DeserializeOwned>(
     payload: Payload,
     surface: Surface,
     connection: Option<Connection>,
-    sender: mpsc::Sender<Result<pb::WatchRequest, Status>>,
+    sender: mpsc::Sender<Result<Q, Status>>,
 ) {
     let mut body = Body::new(payload, &surface, connection.as_ref());
     loop {
@@ -296,7 +333,7 @@ async fn read_requests(
 
 /// Takes whole values at the front of what has come so far, at most [`REQUESTS_AHEAD`]: a body of small ones would grow many times
 /// over as messages.
-fn take_requests(body: &mut BytesMut) -> Result<Vec<pb::WatchRequest>, ApiError> {
+fn take_requests<Q: DeserializeOwned>(body: &mut BytesMut) -> Result<Vec<Q>, ApiError> {
     let mut values = Deserializer::from_slice(body).into_iter();
     let mut requests = Vec::new();
     let mut taken = 0;
@@ -321,7 +358,7 @@ mod tests {
     #[test]
     fn a_body_of_many_small_requests_becomes_messages_a_few_at_a_time() {
         let mut body = BytesMut::from("{}".repeat(2 * REQUESTS_AHEAD + 3).as_str());
-        let mut taken = || take_requests(&mut body).expect("JSON").len();
+        let mut taken = || take_requests::<pb::WatchRequest>(&mut body).expect("JSON").len();
         assert_eq!([taken(), taken(), taken(), taken()], [REQUESTS_AHEAD, REQUESTS_AHEAD, 3, 0]);
     }
 }

@@ -29,7 +29,7 @@ use crate::{backend::Backend, service::Service};
 use actix_web::web::ServiceConfig;
 use tonic::service::Routes;
 
-/// The gRPC services: KV, Watch, Cluster, Maintenance and Health; every other path answers `Unimplemented`.
+/// The gRPC services: KV, Watch, Lease, Cluster, Maintenance and Health; every other path answers `Unimplemented`.
 #[must_use]
 pub fn grpc_routes<B: Backend>(backend: B, surface: &Surface) -> Routes {
     grpc::routes(&Service::new(backend, surface.clone()))

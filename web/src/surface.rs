@@ -2,7 +2,14 @@
 
 use crate::{budget::ByteBudget, cors::Cors};
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
-use std::{sync::Arc, time::Duration};
+use quorate_core::types::LeaseId;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 use tokio::sync::watch;
 
 /// What etcd release this process is compatible with, in integers and dots only: clients parse them.
@@ -28,6 +35,10 @@ pub struct Options {
     pub max_txn_ops: usize,
     /// A stream with `hasleader` ends once its member has been without a leader for three of these.
     pub election_timeout: Duration,
+    /// Seconds that a lease is granted at least.
+    pub lease_ttl_min_s: i64,
+    /// Where the ids come from that are chosen for leases: chance, another in each process.
+    pub lease_seed: u64,
     /// Bytes that all answers above a small size may hold together, on their way from the store into the transport; one that does
     /// not fit waits.
     /// A connection may hold a quarter of it.
@@ -60,6 +71,8 @@ impl Default for Options {
             max_request_bytes: 1_536 << 10,
             max_txn_ops: 128,
             election_timeout: Duration::from_secs(1),
+            lease_ttl_min_s: 2,
+            lease_seed: 0,
             answer_bytes: 256 << 20,
             answer_timeout: Duration::from_secs(30),
             received_bytes: 256 << 20,
@@ -90,6 +103,8 @@ struct Shared {
     registry: Registry,
     answers: ByteBudget,
     received: ByteBudget,
+    /// Ids chosen for leases so far.
+    leases_drawn: AtomicU64,
     /// Whether the process is about to end.
     stopping: watch::Sender<bool>,
 }
@@ -101,12 +116,31 @@ impl Surface {
         let counters = Counters::register(&mut registry);
         let answers = ByteBudget::new(options.answer_bytes);
         let received = ByteBudget::new(options.received_bytes);
-        Self(Arc::new(Shared { options, counters, registry, answers, received, stopping: watch::Sender::new(false) }))
+        Self(Arc::new(Shared {
+            options,
+            counters,
+            registry,
+            answers,
+            received,
+            leases_drawn: AtomicU64::new(0),
+            stopping: watch::Sender::new(false),
+        }))
     }
 
     #[must_use]
     pub fn options(&self) -> &Options {
         &self.0.options
+    }
+
+    /// An id for a lease whose client wants any: positive, and no other that this process draws. That another process has drawn it is
+    /// as unlikely as a guess of 63 bits.
+    pub(crate) fn draw_lease(&self) -> LeaseId {
+        let drawn = self.0.leases_drawn.fetch_add(1, Ordering::Relaxed);
+        // SplitMix64: each number once before any comes again, in no order.
+        let mut id = self.0.options.lease_seed.wrapping_add(drawn.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        id = (id ^ id >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        id = (id ^ id >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        LeaseId(((id ^ id >> 31) >> 1).max(1).cast_signed())
     }
 
     pub(crate) fn counters(&self) -> &Counters {

@@ -112,6 +112,10 @@ mod tests {
         Alarm(crate::command::AlarmChange),
         Publish(crate::command::MemberAttributes),
         V2(crate::v2::Request),
+        LeaseGrant(crate::command::LeaseGrant),
+        LeaseRevoke(crate::command::LeaseRevoke),
+        LeaseExpire(crate::command::LeaseExpire),
+        LeaseCheckpoint(crate::command::LeaseCheckpoint),
         SetNode { path: String },
     }
 

@@ -1,7 +1,7 @@
 //! What a request must look like before it is proposed (etcd API error table). Looks at no state.
 
 use super::walk::{Branches, Visitor, walk};
-use super::{Command, DeleteRange, Op, Put, Range, Refusal, TXN_DEPTH_MAX, Txn};
+use super::{Command, DeleteRange, LEASE_TTL_MAX_S, Op, Put, Range, Refusal, TXN_DEPTH_MAX, Txn};
 use alloc::{
     collections::{BTreeMap, BTreeSet},
     vec::Vec,
@@ -17,6 +17,8 @@ pub fn validate(command: &Command, txn_ops_max: usize) -> Result<(), Refusal> {
             walk(txn, &mut Shape { budgets: alloc::vec![txn_ops_max] })?;
             walk(txn, &mut Duplicates::default())
         }
+        Command::LeaseGrant(grant) if grant.ttl_s > LEASE_TTL_MAX_S => Err(Refusal::LeaseTtlTooLarge),
+        Command::LeaseGrant(_) | Command::LeaseRevoke(_) | Command::LeaseExpire(_) | Command::LeaseCheckpoint(_) => Ok(()),
         Command::Compact(_) | Command::Alarm(_) | Command::Publish(_) | Command::V2(_) => Ok(()),
     }
 }

@@ -1,6 +1,8 @@
 //! Inputs, effects and messages in protocol notation: one line each, as traces, logs and the console show them.
 
-use super::{ConsensusEffect, ConsensusInput, Envelope, ForwardMessage, ForwardRefusal, Message, RaftMessage, ReadMessage, Role};
+use super::{
+    ConsensusEffect, ConsensusInput, Envelope, ForwardMessage, ForwardRefusal, LeaseMessage, Message, RaftMessage, ReadMessage, Role,
+};
 use crate::types::Term;
 use core::fmt::{self, Display, Formatter};
 
@@ -57,6 +59,18 @@ impl Display for Envelope {
             Message::Forward(ForwardMessage::Request(proposals)) => {
                 write!(f, "Forward@{term} {}", List(&proposals.iter().map(|p| p.request).collect::<alloc::vec::Vec<_>>()))
             }
+            Message::Lease(LeaseMessage::Request(calls)) => {
+                write!(f, "Lease@{term}")?;
+                calls.iter().try_for_each(|(id, call)| write!(f, " [{id} {call}]"))
+            }
+            Message::Lease(LeaseMessage::Reply(answers)) => {
+                write!(f, "LeaseReply@{term}")?;
+                answers.iter().try_for_each(|(id, time)| match time {
+                    Some(time) => write!(f, " [{id} {time}]"),
+                    None => write!(f, " [{id} no such lease]"),
+                })
+            }
+            Message::Lease(LeaseMessage::Refused(ids)) => write!(f, "LeaseRefused@{term} {}", List(ids)),
             Message::Forward(ForwardMessage::Refused { requests, refusal }) => {
                 write!(f, "ForwardRefused@{term} {} {refusal}", List(requests))
             }
@@ -101,6 +115,7 @@ impl Display for ConsensusInput {
             Self::StateSynced(index) => write!(f, "state synced {index}"),
             Self::DiskFailed => write!(f, "disk failed"),
             Self::Transfer(target) => write!(f, "transfer to n{target}"),
+            Self::Lease { to, .. } => write!(f, "tell n{to} about leases"),
         }
     }
 }
@@ -125,6 +140,7 @@ impl Display for ConsensusEffect {
                 write!(f, "became follower(n{leader})@{term}")
             }
             Self::RoleChanged { term, role, .. } => write!(f, "became {role}@{term}"),
+            Self::Lease { from, .. } => write!(f, "n{from} says something about leases"),
             Self::Distrust { peer, reason } => write!(f, "distrust n{peer}: {reason}"),
         }
     }

@@ -1,6 +1,6 @@
 //! What goes into the consensus actor and what comes out: the only way anything happens.
 
-use super::{Envelope, Role};
+use super::{Envelope, LeaseMessage, Role};
 use crate::command::Refusal;
 use crate::entry::Entry;
 use crate::storage::WalOp;
@@ -43,6 +43,11 @@ pub enum ConsensusInput {
     DiskFailed,
     /// Hand leadership to that member.
     Transfer(MemberId),
+    /// Tell another member something about leases.
+    Lease {
+        to: MemberId,
+        message: LeaseMessage,
+    },
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -78,6 +83,11 @@ pub enum ConsensusEffect {
         term: Term,
         role: Role,
         leader: Option<MemberId>,
+    },
+    /// Another member of this term says something about leases.
+    Lease {
+        from: MemberId,
+        message: LeaseMessage,
     },
     /// A peer sent what no correct peer sends: count it, tell the operator, close its connection. Never an assertion, or one
     /// cloned data directory could stop every healthy member.

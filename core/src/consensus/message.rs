@@ -2,6 +2,7 @@
 
 use super::Proposal;
 use crate::entry::Entry;
+use crate::lease::{LeaseCall, LeaseTime};
 use crate::types::{LogId, LogIndex, MemberId, ReadId, RequestId, Term};
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,7 @@ pub enum Message {
     Raft(RaftMessage),
     Read(ReadMessage),
     Forward(ForwardMessage),
+    Lease(LeaseMessage),
 }
 
 /// Elections and replication.
@@ -96,6 +98,16 @@ pub enum ForwardMessage {
     Refused { requests: Vec<RequestId>, refusal: ForwardRefusal },
 }
 
+/// What only the leader's lease clock can answer, asked by another member.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum LeaseMessage {
+    /// Each with a new id, which no read has either.
+    Request(Vec<(ReadId, LeaseCall)>),
+    /// `None`: there is no such lease.
+    Reply(Vec<(ReadId, Option<LeaseTime>)>),
+    Refused(Vec<ReadId>),
+}
+
 /// Why a leader did not take a forwarded proposal. Nothing was appended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum ForwardRefusal {
@@ -118,7 +130,7 @@ impl Message {
         match self {
             Self::Raft(message) => message.highest_index(),
             Self::Read(ReadMessage::Reply { index, .. }) => *index,
-            Self::Read(ReadMessage::Request(_) | ReadMessage::Refused { .. }) | Self::Forward(_) => LogIndex(0),
+            Self::Read(ReadMessage::Request(_) | ReadMessage::Refused { .. }) | Self::Forward(_) | Self::Lease(_) => LogIndex(0),
         }
     }
 }
@@ -149,5 +161,10 @@ impl From<ReadMessage> for Message {
 impl From<ForwardMessage> for Message {
     fn from(message: ForwardMessage) -> Self {
         Self::Forward(message)
+    }
+}
+impl From<LeaseMessage> for Message {
+    fn from(message: LeaseMessage) -> Self {
+        Self::Lease(message)
     }
 }

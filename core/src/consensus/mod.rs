@@ -45,7 +45,7 @@
 //! only a leader has is in [`leader`], whose methods nobody else can reach. [`follower`] takes what [`replication`] sends;
 //! [`proposal`] and [`read_index`] hold both ends of theirs.
 //!
-//! Not here yet: snapshots to followers below the WAL's start, reconfiguration by clients, leases.
+//! Not here yet: snapshots to followers below the WAL's start, reconfiguration by clients.
 
 mod cluster_clock;
 mod display;
@@ -66,7 +66,7 @@ mod shared;
 
 pub use crate::entry::{Configuration, Entry, Payload};
 pub use io::{ConsensusEffect, ConsensusInput, Proposal};
-pub use message::{Envelope, ForwardMessage, ForwardRefusal, Message, RaftMessage, ReadMessage, Role};
+pub use message::{Envelope, ForwardMessage, ForwardRefusal, LeaseMessage, Message, RaftMessage, ReadMessage, Role};
 
 use self::{
     cluster_clock::ClusterClock, durability::Durability, follower::Append, leader::Leader, log::Log, membership::Membership,
@@ -280,6 +280,7 @@ impl Consensus {
                     leader.transfer_to(target, shared);
                 }
             }
+            ConsensusInput::Lease { to, message } => self.shared.send(to, message, out),
         }
         self.shared.expire_proposals(out);
         self.shared.expire_reads(out);
@@ -302,6 +303,21 @@ impl Consensus {
         self.shared.evict();
         self.shared.announce(self.role(), out);
         self.check_invariants();
+    }
+
+    /// Whether this member leads and its log takes entries of its own making: then [`Self::append_own`] appends one.
+    #[must_use]
+    pub fn takes_own(&self) -> bool {
+        self.leader().is_some_and(|leader| leader.transfer.is_none()) && !self.shared.is_full()
+    }
+
+    /// Appends an entry of the leader's own making in its own term: it is never forwarded, and lost with the leadership.
+    ///
+    /// # Panics
+    /// If [`Self::takes_own`] says no.
+    pub fn append_own(&mut self, proposal: Proposal) {
+        assert!(self.takes_own(), "{} is appended by who does not lead", proposal.request);
+        self.shared.append_proposal(proposal);
     }
 
     /// Takes a proposal back that is in no log and on no way to one. `false`: it may be in one.
@@ -402,6 +418,7 @@ impl Consensus {
             Message::Raft(message) => self.on_raft(from, message, out),
             Message::Read(message) => self.on_read_message(from, message, out),
             Message::Forward(message) => self.on_forward_message(from, message, out),
+            Message::Lease(message) => self.shared.on_lease_message(from, message, out),
         }
     }
 
@@ -482,6 +499,7 @@ impl Consensus {
                 ForwardMessage::Refused { requests, refusal: ForwardRefusal::NotLeader }.into()
             }
             Message::Read(ReadMessage::Request(reads)) => ReadMessage::Refused { reads }.into(),
+            Message::Lease(LeaseMessage::Request(calls)) => LeaseMessage::Refused(calls.into_iter().map(|(id, _)| id).collect()).into(),
             _ => return,
         };
         self.shared.send_after_ballot(from, reply, out);

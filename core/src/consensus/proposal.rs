@@ -144,14 +144,14 @@ impl Shared {
         self.send(leader, ForwardMessage::Request(batch), out);
     }
 
-    fn append_proposal(&mut self, proposal: Proposal) {
+    pub(super) fn append_proposal(&mut self, proposal: Proposal) {
         let Proposal { request, command } = proposal;
         let command = command::stamp(command, self.cluster_time());
         self.append_own(Payload::Command { request, command });
     }
 
     /// Whether apply, or this member's own disk, is so far behind that more entries should not be appended.
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         let last = self.log.last().index.0;
         let limits = &self.settings.limits;
         last.saturating_sub(self.applied.0) >= limits.unapplied_entries

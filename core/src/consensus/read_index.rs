@@ -3,7 +3,7 @@
 //! The leader notes its commit index, asks a quorum whether it still leads, and may then answer from that index on. One question
 //! serves all reads that were there when it was asked: a *round*. A read joins only a round that starts after it arrived.
 
-use super::{Consensus, ConsensusEffect, ReadMessage, leader::Leader, quorum, shared::Shared};
+use super::{Consensus, ConsensusEffect, LeaseMessage, ReadMessage, leader::Leader, quorum, shared::Shared};
 use crate::command::Refusal;
 use crate::mutant::{Mutant, planted};
 use crate::types::{LogIndex, MemberId, Monotonic, ReadId};
@@ -58,7 +58,11 @@ impl Rounds {
 
     /// Takes the reads that the leader itself was asked for.
     pub(super) fn take(&mut self, reads: &mut Reads) {
-        self.waiting.extend(reads.unsent.drain(..).map(|(_, read)| read));
+        let reads = reads.unsent.drain(..).map(|(_, read)| read);
+        match &mut self.open {
+            Some(open) if planted(Mutant::L3) => open.reads.extend(reads),
+            _ => self.waiting.extend(reads),
+        }
     }
 
     /// This member leads no more: whoever asked it must ask again.
@@ -126,6 +130,16 @@ impl Shared {
             let reads = chunk.iter().map(|&(_, read)| read).collect();
             self.send(leader, ReadMessage::Request(reads), out);
         }
+    }
+
+    /// Calls to the lease clock belong to the hosting half: this one only knows who may say what.
+    pub(super) fn on_lease_message(&self, from: MemberId, message: LeaseMessage, out: &mut Vec<ConsensusEffect>) {
+        if let LeaseMessage::Request(calls) = &message
+            && calls.iter().any(|(id, _)| id.member != from)
+        {
+            return self.distrust(from, "asks for another member's leases", out);
+        }
+        out.push(ConsensusEffect::Lease { from, message });
     }
 
     fn on_read_reply(&mut self, from: MemberId, reads: Vec<ReadId>, index: LogIndex, out: &mut Vec<ConsensusEffect>) {

@@ -7,6 +7,7 @@ use super::tables;
 use super::view::{View, v2_fresh_index};
 use crate::command::{Alarm, AlarmChange, AlarmKind, Command, Compact, MemberAttributes, Rejection, Reply, decode_with_time};
 use crate::entry::{Configuration, Entry, Payload};
+use crate::lease::LeaseChange;
 use crate::mutant::{Mutant, planted};
 use crate::mvcc::KvHash;
 use crate::mvcc::cost::{self, Older};
@@ -55,6 +56,8 @@ pub(super) struct Applier<R: StateReader> {
     pub v2: SpaceWriter,
     /// Rows since the last flush.
     pub batch: WriteBatch,
+    /// What became of leases since the last flush.
+    pub lease_changes: Vec<LeaseChange>,
     /// The hash to take of the last compaction, until somebody takes it up.
     pub compaction: Option<HashWalk<R>>,
     /// The state at the first command after the last flush, for the mutant that looks at it.
@@ -77,6 +80,7 @@ impl<R: StateReader> Applier<R> {
             alarms: tables.alarms,
             v2: tables.v2,
             batch,
+            lease_changes: Vec::new(),
             compaction: None,
             stale: None,
         }
@@ -145,7 +149,7 @@ impl<R: StateReader> Applier<R> {
                 if planted(Mutant::K4) && self.stale.is_none() {
                     self.stale = Some(self.store.clone());
                 }
-                let reply = match self.apply_command(&command, at, answers) {
+                let reply = match self.apply_command(&command, (entry.id, at), answers) {
                     Ok(reply) => Ok(reply),
                     Err(Stop::Rejected(rejection)) => Err(rejection),
                     Err(Stop::Failed(_)) if planted(Mutant::K6) => Err(Rejection::Corrupt),
@@ -160,7 +164,8 @@ impl<R: StateReader> Applier<R> {
         }
     }
 
-    fn apply_command(&mut self, command: &Command, at: Option<WallMs>, answers: bool) -> Result<Reply, Stop> {
+    /// `at`: where it stands, and the time that it was stamped with, if it needs one.
+    fn apply_command(&mut self, command: &Command, (id, at): (LogId, Option<WallMs>), answers: bool) -> Result<Reply, Stop> {
         self.check_alarms(command)?;
         match command {
             Command::Put(put) => {
@@ -184,10 +189,14 @@ impl<R: StateReader> Applier<R> {
             Command::Alarm(change) => Ok(self.change_alarm(*change)),
             Command::Publish(attributes) => Ok(self.publish(attributes)?),
             Command::V2(request) => Ok(self.change_v2(request, at)),
+            Command::LeaseGrant(grant) => Ok(self.grant_lease(*grant, id)?),
+            Command::LeaseRevoke(revoke) => self.revoke_lease(*revoke),
+            Command::LeaseExpire(expire) => self.expire_lease(*expire, id),
+            Command::LeaseCheckpoint(checkpoint) => Ok(self.checkpoint_leases(checkpoint, id)),
         }
     }
 
-    fn write<T>(&mut self, answers: bool, run: impl FnOnce(&mut TxnWriter<'_, R>) -> Result<T, Stop>) -> Result<T, Stop> {
+    pub(super) fn write<T>(&mut self, answers: bool, run: impl FnOnce(&mut TxnWriter<'_, R>) -> Result<T, Stop>) -> Result<T, Stop> {
         let mut rows = Vec::new();
         let reply = run(&mut TxnWriter::new(&mut self.store, &mut rows, answers))?;
         for (id, row) in rows {
@@ -198,17 +207,30 @@ impl<R: StateReader> Applier<R> {
         Ok(reply)
     }
 
+    /// On any member.
+    pub(super) fn is_raised(&self, kind: AlarmKind) -> bool {
+        self.alarms.iter().any(|alarm| alarm.kind == kind)
+    }
+
     /// Raised alarms forbid what would make things worse (etcd API, alarms): a corrupt cluster changes no keys, a full one takes
     /// nothing that costs space.
     fn check_alarms(&self, command: &Command) -> Result<(), Rejection> {
-        let raised = |kind| self.alarms.iter().any(|alarm| alarm.kind == kind);
-        let changes_keys =
-            matches!(command, Command::Put(_) | Command::DeleteRange(_) | Command::Txn(_) | Command::Compact(_) | Command::V2(_));
+        let raised = |kind| self.is_raised(kind);
+        let changes_keys = matches!(
+            command,
+            Command::Put(_)
+                | Command::DeleteRange(_)
+                | Command::Txn(_)
+                | Command::Compact(_)
+                | Command::V2(_)
+                | Command::LeaseGrant(_)
+                | Command::LeaseRevoke(_)
+        );
         if changes_keys && raised(AlarmKind::Corrupt) {
             return Err(Rejection::Corrupt);
         }
         let costs = || match command {
-            Command::Put(_) => true,
+            Command::Put(_) | Command::LeaseGrant(_) => true,
             Command::Txn(txn) => txn.has_put(),
             Command::V2(request) => matches!(request.change, v2::Change::Write(_)),
             _ => false,
@@ -269,7 +291,7 @@ impl<R: StateReader> Applier<R> {
     }
 
     /// Writes small rows that every member writes alike, so that they count in the digest.
-    fn write_small(&mut self, write: impl FnOnce(&Self, &mut WriteBatch)) {
+    pub(super) fn write_small(&mut self, write: impl FnOnce(&Self, &mut WriteBatch)) {
         let mut batch = WriteBatch::default();
         write(self, &mut batch);
         self.absorb_small(batch);

@@ -2,10 +2,11 @@
 
 use crate::command::{Refusal, Reply};
 use crate::entry::Entry;
+use crate::lease::LeaseChange;
 use crate::machine::View;
 use crate::storage::{StateReader, Table, WriteBatch};
 use crate::types::{BatchNumber, LogId, LogIndex, RequestId, RevisionId};
-use alloc::{string::String, sync::Arc};
+use alloc::{string::String, sync::Arc, vec::Vec};
 use core::fmt;
 
 #[derive(Clone, Debug)]
@@ -21,7 +22,7 @@ pub enum MachineInput<R: StateReader> {
     BackgroundWork,
 }
 
-/// A flush emits in this order: `Publish`, every `Reply` since the last flush, `Persist`, `Applied`. So whoever has an answer and then
+/// A flush emits in this order: `Publish`, every `Reply` since the last flush, `Persist`, `Leases`, `Applied`. So whoever has an answer and then
 /// reads from this member sees what the answer speaks of. The others come as they arise.
 #[derive(Clone, Debug)]
 pub enum MachineEffect<R: StateReader> {
@@ -34,6 +35,8 @@ pub enum MachineEffect<R: StateReader> {
         batch: WriteBatch,
         applied: LogId,
     },
+    /// What became of leases, in order, with everything applied so far.
+    Leases(Vec<LeaseChange>),
     /// The machine has applied to here.
     Applied(LogIndex),
     /// `persist(SyncAll)`, then say `Synced` with the newest batch it covered.
@@ -70,6 +73,7 @@ impl<R: StateReader> fmt::Display for MachineEffect<R> {
             Self::Reply(request, Ok(reply)) => write!(f, "reply {request} {reply}"),
             Self::Reply(request, Err(refusal)) => write!(f, "refuse {request} {refusal:?}"),
             Self::Persist { number, batch, applied } => write!(f, "persist batch {number} of {} rows to {applied}", batch.rows.len()),
+            Self::Leases(changes) => write!(f, "{} changes of leases", changes.len()),
             Self::Applied(index) => write!(f, "applied {index}"),
             Self::SyncState => write!(f, "sync state"),
             Self::Retire { table, below } => write!(f, "retire {table:?} below {below}"),

@@ -2,10 +2,11 @@
 
 use crate::command::{Alarm, MemberAttributes};
 use crate::entry::Configuration;
+use crate::lease::Lease;
 use crate::mvcc::hash::RunningHash;
 use crate::mvcc::store::UNCOMPACTED;
-use crate::storage::{ReadFailed, StateReader, Table, WriteBatch};
-use crate::types::{LogId, MemberId, Revision, RevisionId};
+use crate::storage::{Direction, ReadFailed, StateReader, Table, WriteBatch};
+use crate::types::{LeaseId, LogId, MemberId, Revision, RevisionId};
 use crate::v2::SpaceWriter;
 use crate::{codec, codec::FrameError};
 use alloc::{
@@ -14,11 +15,13 @@ use alloc::{
     vec::Vec,
 };
 use bytes::Bytes;
+use core::ops::ControlFlow;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version of the rows' frames.
 const ROW_VERSION: u8 = 1;
-/// Version of the state store as a whole: which tables there are and what their keys mean. 1 had no v2 tree.
+/// Version of the state store as a whole: which tables there are and what their keys mean. 1 had no v2 tree and no
+/// leases.
 ///
 /// A release that adds a table, a second key space or a row that others must not pass over takes the next number, and reads the older
 /// ones: what is not there yet is empty. An older release refuses the newer number.
@@ -33,6 +36,10 @@ const COMPACTED_TO: &[u8] = b"swept";
 const CONFIGURATION: &[u8] = b"configuration";
 const ATTRIBUTES: &[u8] = b"members";
 const ALARMS: &[u8] = b"alarms";
+/// Of each lease one row: behind this its id, in the order of ids.
+const LEASE: &[u8] = b"lease/";
+/// Just above the keys of all of them.
+const LEASES_END: &[u8] = b"lease0";
 
 /// How far the store is. In every batch.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -60,6 +67,8 @@ pub(super) struct Tables {
     pub attributes: BTreeMap<MemberId, MemberAttributes>,
     pub alarms: BTreeSet<Alarm>,
     pub v2: SpaceWriter,
+    /// In order of their ids.
+    pub leases: Vec<(LeaseId, Lease)>,
 }
 
 impl Tables {
@@ -78,6 +87,7 @@ impl Tables {
             attributes: read(reader, ATTRIBUTES)?.unwrap_or_default(),
             alarms: read(reader, ALARMS)?.unwrap_or_default(),
             v2: SpaceWriter::open(reader)?,
+            leases: read_leases(reader)?,
         })
     }
 }
@@ -100,15 +110,52 @@ pub(super) fn write_attributes(attributes: &BTreeMap<MemberId, MemberAttributes>
 pub(super) fn write_alarms(alarms: &BTreeSet<Alarm>, batch: &mut WriteBatch) {
     write(ALARMS, alarms, batch);
 }
+pub(super) fn write_lease(id: LeaseId, lease: &Lease, batch: &mut WriteBatch) {
+    batch.put(Table::Meta, lease_key(id), codec::encoded(ROW_VERSION, lease));
+}
+pub(super) fn delete_lease(id: LeaseId, batch: &mut WriteBatch) {
+    batch.delete(Table::Meta, lease_key(id));
+}
+
+/// Ids are signed: with the sign turned over, the order of bytes is theirs.
+fn lease_key(id: LeaseId) -> Bytes {
+    let mut key = LEASE.to_vec();
+    key.extend_from_slice(&(id.0 ^ i64::MIN).to_be_bytes());
+    key.into()
+}
+
+fn parse_lease_key(key: &[u8]) -> Option<LeaseId> {
+    let id = key.strip_prefix(LEASE)?.try_into().ok()?;
+    Some(LeaseId(i64::from_be_bytes(id) ^ i64::MIN))
+}
+
+fn read_leases<R: StateReader>(reader: &R) -> Result<Vec<(LeaseId, Lease)>, ReadFailed> {
+    let mut leases = Vec::new();
+    let mut failed = None;
+    reader.scan(Table::Meta, LEASE, LEASES_END, Direction::Forward, &mut |key, stored| {
+        let lease = codec::decode(ROW_VERSION, &stored, stored.len()).map(|(lease, _)| lease);
+        match (parse_lease_key(key), lease) {
+            (Some(id), Ok(lease)) => {
+                leases.push((id, lease));
+                return ControlFlow::Continue(());
+            }
+            (_, Err(error)) => failed = Some(named(key, &error)),
+            (None, Ok(_)) => failed = Some(ReadFailed(format!("row {:?} is of no lease", key.escape_ascii()))),
+        }
+        ControlFlow::Break(())
+    })?;
+    failed.map_or(Ok(leases), Err)
+}
 
 fn write<T: Serialize>(key: &'static [u8], row: &T, batch: &mut WriteBatch) {
-    let mut out = Vec::new();
-    codec::encode(ROW_VERSION, row, &mut out);
-    batch.put(Table::Meta, Bytes::from_static(key), out.into());
+    batch.put(Table::Meta, Bytes::from_static(key), codec::encoded(ROW_VERSION, row));
 }
 
 fn read<R: StateReader, T: DeserializeOwned>(reader: &R, key: &[u8]) -> Result<Option<T>, ReadFailed> {
     let Some(stored) = reader.get(Table::Meta, key)? else { return Ok(None) };
-    let named = |error: FrameError| ReadFailed(format!("row {:?}: {error}", key.escape_ascii()));
-    codec::decode(ROW_VERSION, &stored, stored.len()).map(|(row, _)| Some(row)).map_err(named)
+    codec::decode(ROW_VERSION, &stored, stored.len()).map(|(row, _)| Some(row)).map_err(|error| named(key, &error))
+}
+
+fn named(key: &[u8], error: &FrameError) -> ReadFailed {
+    ReadFailed(format!("row {:?}: {error}", key.escape_ascii()))
 }

@@ -2,6 +2,7 @@
 
 use crate::command::{Alarm, Command, Member, MemberAttributes, Range, RangeReply, Refusal, Txn, TxnReply};
 use crate::entry::Configuration;
+use crate::lease::Lease;
 use crate::mvcc::cost::{self, Older};
 use crate::mvcc::hash::RunningHash;
 use crate::mvcc::hash_kv::hash_kv;
@@ -9,9 +10,10 @@ use crate::mvcc::stop::Stop;
 use crate::mvcc::store::Store;
 use crate::mvcc::{EncodedKeyValue, Event, KvHash, read, txn};
 use crate::storage::{ReadFailed, StateReader};
-use crate::types::{LogId, MemberId, Revision};
+use crate::types::{LeaseId, LogId, MemberId, Revision};
 use crate::v2::{self, Listing, NodePath, Space, WatchPoint};
 use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
+use bytes::Bytes;
 
 /// An immutable state of the whole store, shared by readers. Cloning is cheap; holding one delays only memory.
 ///
@@ -133,6 +135,33 @@ impl<R: StateReader> View<R> {
     #[must_use]
     pub fn live_bytes(&self) -> u64 {
         self.store.index.sum().bytes
+    }
+
+    #[must_use]
+    pub fn lease(&self, id: LeaseId) -> Option<Lease> {
+        self.store.leases.get(id)
+    }
+
+    /// In order of their ids.
+    pub fn leases(&self) -> impl Iterator<Item = (LeaseId, Lease)> {
+        self.store.leases.iter()
+    }
+
+    /// In constant time.
+    #[must_use]
+    pub fn lease_count(&self) -> u64 {
+        self.store.leases.len()
+    }
+
+    /// The keys attached to a lease, ascending.
+    pub fn lease_keys(&self, id: LeaseId) -> impl Iterator<Item = Bytes> {
+        self.store.leases.keys(id).map(|key| Bytes::copy_from_slice(key))
+    }
+
+    /// Bytes of the keys attached to a lease, in logarithmic time: for budgets.
+    #[must_use]
+    pub fn lease_key_bytes(&self, id: LeaseId) -> u64 {
+        self.store.leases.key_bytes(id)
     }
 
     /// Bytes of rows held in memory: those not yet persisted, and recent ones kept for readers.

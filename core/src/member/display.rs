@@ -15,6 +15,7 @@ impl Display for Request {
         match &self.body {
             Body::Propose(prepared) => write!(f, "propose {} bytes", prepared.command.len()),
             Body::Read => write!(f, "read"),
+            Body::Lease(call) => write!(f, "{call}"),
             Body::Transfer(target) => write!(f, "transfer to n{target}"),
             Body::HandOver => write!(f, "hand over"),
         }
@@ -100,6 +101,7 @@ impl Display for Order {
                 Ok(())
             }
             Self::Serve { ticket, index, .. } => write!(f, "serve {ticket} at {index}"),
+            Self::Tell { index } => write!(f, "tell when applied {index}"),
             Self::Durable { log, write } => write!(f, "log durable to {log} by write {write}"),
         }
     }
@@ -109,6 +111,10 @@ impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::Applied { index, no_space, .. } => write!(f, "applied {index}{}", if *no_space { " NOSPACE" } else { "" }),
+            Self::Leases(changes) => {
+                write!(f, "leases:")?;
+                changes.iter().try_for_each(|change| write!(f, " {change}"))
+            }
             Self::Synced(index) => write!(f, "synced {index}"),
             Self::V2End(Some(end)) => write!(f, "v2 node ends at {}ms", end.0),
             Self::V2End(None) => write!(f, "no v2 node ends"),
@@ -157,6 +163,8 @@ fn answered(f: &mut Formatter<'_>, ticket: Ticket, answer: &Result<Answer, Refus
     match answer {
         Ok(Answer::Reply(reply)) => write!(f, "{}", Short(reply)),
         Ok(Answer::Ready) => write!(f, "ready"),
+        Ok(Answer::Lease(Some(time))) => write!(f, "{time}"),
+        Ok(Answer::Lease(None)) => write!(f, "no such lease"),
         Ok(Answer::Transferred) => write!(f, "transferred"),
         Err(refusal) => write!(f, "{refusal:?}"),
     }
@@ -176,7 +184,9 @@ impl Display for Short<'_> {
             }
             Reply::Compact { revision } => write!(f, "compacted at revision {revision}"),
             Reply::Alarm { alarms, .. } => write!(f, "{} alarms", alarms.len()),
-            Reply::Published | Reply::V2(_) => write!(f, "{}", self.0),
+            Reply::Published | Reply::V2(_) | Reply::LeaseGranted { .. } | Reply::LeaseRevoked { .. } | Reply::LeaseClockHeard => {
+                write!(f, "{}", self.0)
+            }
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The half that must never wait: consensus, the boot gate, what the disk holds back, and clients' requests until the log has
 //! decided them.
 
+mod leases;
+
+use self::leases::Leases;
 use super::MemberSettings;
 use super::orders::{Order, Owed, Report};
 use super::reads::{Overdue, Reads};
@@ -10,9 +13,10 @@ use super::v2_expiry::V2Expiry;
 use crate::command::{Alarm, AlarmChange, AlarmKind, Command, RaftStatus, Refusal};
 use crate::consensus::{self, Configuration, Consensus, Entry, Envelope, Message, RaftMessage, Role};
 use crate::consensus::{ConsensusEffect, ConsensusInput, Proposal};
+use crate::lease::Lease;
 use crate::mutant::{Mutant, planted};
 use crate::storage::WalOp;
-use crate::types::{Boot, LogIndex, MemberId, Monotonic, Now, ReadId, RequestId, SegmentId, Term, WallMs, WriteNumber};
+use crate::types::{Boot, LeaseId, LogIndex, MemberId, Monotonic, Now, ReadId, RequestId, SegmentId, Term, WallMs, WriteNumber};
 use crate::v2::{self, NodePath};
 use crate::wal::Recovered;
 use alloc::{
@@ -147,6 +151,7 @@ pub struct LogHalf {
     proposed: BTreeMap<u64, Proposed>,
     due: Due,
     reads: Reads,
+    leases: Leases,
     transfers: Vec<Transfer>,
     /// Messages that must not leave before a write is durable, in order of the writes.
     held: VecDeque<(WriteNumber, Vec<Envelope>)>,
@@ -175,10 +180,12 @@ impl LogHalf {
         recovered: Recovered,
         configuration: Configuration,
         applied: LogIndex,
+        leases: impl IntoIterator<Item = (LeaseId, Lease)>,
         now: Now,
     ) -> Self {
         let (member, boot, is_fresh) = (consensus.member, consensus.boot, recovered.holds_only_bootstrap());
         Self {
+            leases: Leases::new(settings.leases, leases),
             settings,
             member,
             boot,
@@ -213,7 +220,8 @@ impl LogHalf {
     pub fn deadline(&self) -> Monotonic {
         let consensus = if self.is_open || planted(Mutant::H1) { self.consensus.deadline() } else { Monotonic::NEVER };
         let ends = self.ends.as_ref().map_or(Monotonic::NEVER, |(at, _)| *at);
-        consensus.min(self.due.at()).min(self.reads.due()).min(self.v2_expiry.due()).min(ends)
+        let clocks = self.leases.deadline().min(self.v2_expiry.due());
+        consensus.min(self.due.at()).min(self.reads.due()).min(clocks).min(ends)
     }
 
     #[must_use]
@@ -260,8 +268,10 @@ impl LogHalf {
                 self.stored_bytes = stored_bytes;
                 self.no_space = no_space;
                 self.step_consensus(now, ConsensusInput::Applied(index), out);
+                self.on_applied_for_leases(now);
             }
             LogInput::State(Report::V2End(next)) => self.v2_expiry.on_next_end(next),
+            LogInput::State(Report::Leases(changes)) => self.on_lease_changes(now, changes),
             LogInput::State(Report::Synced(index)) => self.step_consensus(now, ConsensusInput::StateSynced(index), out),
             LogInput::Wake => {
                 if self.is_open || planted(Mutant::H1) {
@@ -277,6 +287,7 @@ impl LogHalf {
 
     /// Emits at most one WAL write, the messages to peers, and what the state half must do.
     pub fn flush(&mut self, now: Now, out: &mut Vec<LogEffect>) {
+        self.flush_leases(now, out);
         if !self.proposals.is_empty() {
             let proposals = core::mem::take(&mut self.proposals);
             self.step_consensus(now, ConsensusInput::Propose(proposals), out);
@@ -322,7 +333,11 @@ impl LogHalf {
                 Err(refusal) => out.push(LogEffect::Answer(ticket, Err(refusal))),
             },
             Body::Read => {
-                self.reads.insert(ticket, deadline, require_leader, self.settings.limits.read_pause);
+                self.reads.insert(ticket, deadline, require_leader, self.settings.limits.read_pause, None);
+                self.ask(now, ticket, out);
+            }
+            Body::Lease(call) => {
+                self.reads.insert(ticket, deadline, require_leader, self.settings.limits.read_pause, Some(call));
                 self.ask(now, ticket, out);
             }
             Body::Transfer(target) => match self.check_transfer(target) {
@@ -397,9 +412,12 @@ impl LogHalf {
     /// Asks for a read index under a fresh id: one of an earlier attempt may still be answered, for an earlier moment.
     fn ask(&mut self, now: Now, ticket: Ticket, out: &mut Vec<LogEffect>) {
         let sequence = self.reads.stale_id().unwrap_or_else(|| self.take_sequence());
-        self.reads.ask(ticket, sequence, now.monotonic + self.settings.limits.read_retry);
+        let call = self.reads.ask(ticket, sequence, now.monotonic + self.settings.limits.read_retry);
         let read = ReadId { member: self.member, boot: self.boot, sequence };
-        self.step_consensus(now, ConsensusInput::Read(read), out);
+        match call {
+            Some(call) => self.leases.gather([(read, call)]),
+            None => self.step_consensus(now, ConsensusInput::Read(read), out),
+        }
     }
 
     /// `true`: there is nothing to do.
@@ -506,10 +524,19 @@ impl LogHalf {
                     out.push(LogEffect::Send(envelope));
                 }
                 ConsensusEffect::Committed(entries) => self.hand_over(entries, out),
-                ConsensusEffect::ReadReady(read, index) => self.serve(read, index, out),
-                ConsensusEffect::RefuseRead(read, _) => self.reads.refuse(now, read.sequence, self.settings.limits.read_retry),
+                ConsensusEffect::ReadReady(read, index) => {
+                    if !self.on_lease_round(now, read.sequence, index, out) {
+                        self.serve(read, index, out);
+                    }
+                }
+                ConsensusEffect::RefuseRead(read, _) => {
+                    if !self.on_lease_round_refused(now, read.sequence) {
+                        self.reads.refuse(now, read.sequence, self.settings.limits.read_retry);
+                    }
+                }
+                ConsensusEffect::Lease { from, message } => self.on_lease_message(now, from, message, out),
                 ConsensusEffect::Refuse(request, refusal) => self.refuse(request.sequence, refusal, out),
-                ConsensusEffect::RoleChanged { term, role, leader } => self.on_role_changed(term, role, leader, out),
+                ConsensusEffect::RoleChanged { term, role, leader } => self.on_role_changed(now, term, role, leader, out),
                 ConsensusEffect::Distrust { peer, reason } => out.push(LogEffect::Notice(Notice::Distrust { peer, reason })),
             }
         }
@@ -562,7 +589,8 @@ impl LogHalf {
         }
     }
 
-    fn on_role_changed(&mut self, term: Term, role: Role, leader: Option<MemberId>, out: &mut Vec<LogEffect>) {
+    fn on_role_changed(&mut self, now: Now, term: Term, role: Role, leader: Option<MemberId>, out: &mut Vec<LogEffect>) {
+        self.on_role_for_leases(now, (role == Role::Leader).then_some(term));
         if role == Role::Leader {
             // A quorum voted for what is in this log. The leader itself receives no append that would tell.
             self.lose_freshness(out);

@@ -43,6 +43,7 @@ pub use request::{Answer, Body, COMMAND_BYTES, Prepared, Request, Ticket, admit,
 pub use state_half::{BatchLimits, StateEffect, StateHalf, StateInput, StoreDone, StoreWork, SyncLimits};
 
 use crate::consensus::{self, Configuration};
+use crate::lease::LeaseLimits;
 use crate::machine::Machine;
 use crate::storage::StateReader;
 use crate::types::Now;
@@ -64,6 +65,7 @@ pub struct MemberSettings {
     pub limits: MemberLimits,
     pub sync: SyncLimits,
     pub batch: BatchLimits,
+    pub leases: LeaseLimits,
 }
 
 /// The named bounds of a member's front desk.
@@ -92,6 +94,7 @@ impl Default for MemberSettings {
             limits: MemberLimits::default(),
             sync: SyncLimits::default(),
             batch: BatchLimits::default(),
+            leases: LeaseLimits::default(),
         }
     }
 }
@@ -112,7 +115,7 @@ pub fn open<R: StateReader>(
     let stored = machine.configuration().cloned().unwrap_or(bootstrap);
     let applied = machine.applied().index;
     let (sync, batch) = (settings.sync, settings.batch);
-    let mut log = LogHalf::new(consensus, settings, recovered, stored, applied, now);
+    let mut log = LogHalf::new(consensus, settings, recovered, stored, applied, machine.leases(), now);
     log.remember_time(machine.v2_times().0);
     (log, StateHalf::new(machine, sync, batch, stored_bytes))
 }

@@ -2,6 +2,7 @@
 
 use super::request::Ticket;
 use crate::consensus::Entry;
+use crate::lease::LeaseChange;
 use crate::types::{LogIndex, Monotonic, WallMs, WriteNumber};
 use alloc::{sync::Arc, vec::Vec};
 
@@ -13,6 +14,8 @@ pub enum Order {
     Apply { entries: Arc<[Entry]>, owed: Vec<Owed> },
     /// Answer this read once the state is applied to `index`.
     Serve { ticket: Ticket, deadline: Monotonic, index: LogIndex },
+    /// Say at once when the state is applied to `index`: a keepalive waits for it.
+    Tell { index: LogIndex },
     /// This member's own log is durable through `log`, which `write` completed: what is applied to there may be stored.
     Durable { log: LogIndex, write: WriteNumber },
 }
@@ -26,7 +29,7 @@ pub struct Owed {
 }
 
 /// From the state half to the log half. One of each at most in a flush.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Report {
     /// The state is applied and published to `index`.
     Applied {
@@ -36,6 +39,8 @@ pub enum Report {
         /// The NOSPACE alarm of this member is raised.
         no_space: bool,
     },
+    /// What became of leases, in order, since the last of these. It goes ahead of the word that it is applied.
+    Leases(Vec<LeaseChange>),
     /// The log through here is not needed for a restart of this member.
     Synced(LogIndex),
     /// When the next node of the v2 tree goes, by the cluster's time.

@@ -2,6 +2,7 @@
 
 use super::request::Ticket;
 use super::tickets::Due;
+use crate::lease::LeaseCall;
 use crate::mutant::{Mutant, planted};
 use crate::types::{Monotonic, Now};
 use alloc::{collections::BTreeMap, vec::Vec};
@@ -16,9 +17,11 @@ struct Read {
     /// When to ask again.
     again: Monotonic,
     pause: Duration,
+    /// What it asks of the leader's lease clock; `None`: an index.
+    call: Option<LeaseCall>,
 }
 
-/// Reads that wait for a leader's word.
+/// Reads, and calls to the lease clock, that wait for a leader's word.
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     waiting: BTreeMap<Ticket, Read>,
@@ -48,21 +51,22 @@ impl Reads {
         self.due.at()
     }
 
-    pub(super) fn insert(&mut self, ticket: Ticket, deadline: Monotonic, require_leader: bool, pause: Duration) {
-        let read = Read { deadline, require_leader, asked: None, again: Monotonic::NEVER, pause };
+    pub(super) fn insert(&mut self, ticket: Ticket, deadline: Monotonic, require_leader: bool, pause: Duration, call: Option<LeaseCall>) {
+        let read = Read { deadline, require_leader, asked: None, again: Monotonic::NEVER, pause, call };
         let previous = self.waiting.insert(ticket, read);
         assert!(previous.is_none(), "{ticket} was given twice");
         self.due.note(deadline);
     }
 
-    /// An attempt leaves under this id; unanswered, another follows at `again`.
-    pub(super) fn ask(&mut self, ticket: Ticket, sequence: u64, again: Monotonic) {
-        let Some(read) = self.waiting.get_mut(&ticket) else { return };
+    /// An attempt leaves under this id; unanswered, another follows at `again`. Says what it asks of the lease clock, if anything.
+    pub(super) fn ask(&mut self, ticket: Ticket, sequence: u64, again: Monotonic) -> Option<LeaseCall> {
+        let read = self.waiting.get_mut(&ticket)?;
         debug_assert!(read.asked.is_none(), "one attempt at a time");
         read.asked = Some(sequence);
         read.again = again;
         self.asked.insert(sequence, ticket);
         self.due.note(again);
+        read.call
     }
 
     /// An id for the next attempt, instead of a fresh one: only with the bug planted.

@@ -2,6 +2,7 @@
 
 use crate::command::walk::{Branches, Visitor, walk};
 use crate::command::{Command, Op, Put, Refusal, Reply, Txn};
+use crate::lease::{LeaseCall, LeaseTime};
 use crate::machine::encode_command;
 use crate::mvcc::View;
 use crate::storage::StateReader;
@@ -36,6 +37,8 @@ pub enum Body {
     Propose(Prepared),
     /// A linearizable read (ReadIndex). Answered by [`Answer::Ready`].
     Read,
+    /// Answered by [`Answer::Lease`].
+    Lease(LeaseCall),
     /// Hand leadership to that member; answered once it leads. Refused unless this member leads.
     Transfer(MemberId),
     /// This member is about to stop: if it leads, hand leadership to whoever is best prepared. Answered once another leads.
@@ -49,6 +52,8 @@ pub enum Answer {
     Reply(Reply),
     /// The read may be served from the view published last, or any later one.
     Ready,
+    /// What the leader's lease clock says, after a keepalive its whole time; `None`: there is no such lease.
+    Lease(Option<LeaseTime>),
     /// Another member leads, as was asked for.
     Transferred,
 }
@@ -62,7 +67,21 @@ impl Answer {
     pub fn into_reply(self) -> Reply {
         match self {
             Self::Reply(reply) => reply,
-            Self::Ready | Self::Transferred => panic!("a proposal is answered by its reply, not by {self:?}"),
+            Self::Ready | Self::Lease(_) | Self::Transferred => panic!("a proposal is answered by its reply, not by {self:?}"),
+        }
+    }
+}
+
+impl Answer {
+    /// Of a call to the lease clock.
+    ///
+    /// # Panics
+    /// If it answers something else.
+    #[must_use]
+    pub fn into_lease_time(self) -> Option<LeaseTime> {
+        match self {
+            Self::Lease(time) => time,
+            other => panic!("a lease clock is not answered by {other:?}"),
         }
     }
 }
@@ -128,6 +147,7 @@ fn varint_bytes(value: u64) -> usize {
 
 /// Bytes that a command may add to the store, about as etcd counts them; of a txn, those of the branch that adds more.
 fn growth_bytes(command: &Command) -> u64 {
+    const LEASE: u64 = 64;
     match command {
         Command::Put(put) => put_bytes(put),
         Command::Txn(txn) => {
@@ -136,6 +156,8 @@ fn growth_bytes(command: &Command) -> u64 {
             growth.whole
         }
         Command::V2(request) => v2_bytes(request),
+        Command::LeaseGrant(_) => LEASE,
+        Command::LeaseRevoke(_) | Command::LeaseExpire(_) | Command::LeaseCheckpoint(_) => 0,
         Command::DeleteRange(_) | Command::Compact(_) | Command::Alarm(_) | Command::Publish(_) => 0,
     }
 }

@@ -142,6 +142,8 @@ pub struct StateHalf<R: StateReader> {
     stored_bytes: u64,
     /// What the log half was told: the applied index, and whether the alarm is raised.
     reported: Option<(LogIndex, bool)>,
+    /// It waits to hear of this index.
+    awaited: Option<LogIndex>,
     /// Bytes of entries applied since.
     unreported_bytes: usize,
     /// What the log half was told of the v2 tree's next end.
@@ -193,6 +195,7 @@ impl<R: StateReader> StateHalf<R> {
             sync: SyncProgress { begun_at: applied, ..SyncProgress::default() },
             stored_bytes,
             reported: None,
+            awaited: None,
             unreported_bytes: 0,
             reported_v2_end: None,
             report_at: Monotonic::NEVER,
@@ -295,6 +298,8 @@ impl<R: StateReader> StateHalf<R> {
                 self.reads.insert((index, ticket), deadline);
                 self.due.note(deadline);
             }
+            Order::Tell { index } if index <= self.published() => self.report_through(index, out),
+            Order::Tell { index } => self.awaited = self.awaited.max(Some(index)),
             Order::Durable { log, write } => self.durable = (log, write),
         }
     }
@@ -333,6 +338,7 @@ impl<R: StateReader> StateHalf<R> {
                     out.push(StateEffect::Store(StoreWork::Sync));
                 }
                 MachineEffect::Retire { table, below } => out.push(StateEffect::Store(StoreWork::Retire { table, below })),
+                MachineEffect::Leases(changes) => out.push(StateEffect::Log(Report::Leases(changes))),
                 // Said once a flush, with what else the log half wants to know.
                 MachineEffect::Applied(_) => {}
                 MachineEffect::Fatal(reason) => out.push(StateEffect::Fatal(reason)),
@@ -417,7 +423,8 @@ impl<R: StateReader> StateHalf<R> {
         let few = self.unreported_bytes < self.batch_limits.report_bytes;
         let waits =
             self.reported.is_some_and(|(told, alarm)| alarm == no_space && few && index.0 < told.0 + self.batch_limits.report_entries);
-        if !waits || now >= self.report_at {
+        let is_awaited = self.awaited.is_some_and(|awaited| awaited <= index);
+        if !waits || is_awaited || now >= self.report_at {
             self.report(out);
         }
     }
@@ -447,6 +454,7 @@ impl<R: StateReader> StateHalf<R> {
     fn report(&mut self, out: &mut Vec<StateEffect<R>>) {
         let (index, no_space) = self.reached();
         self.report_at = Monotonic::NEVER;
+        self.awaited.take_if(|awaited| *awaited <= index);
         self.unreported_bytes = 0;
         self.reported = Some((index, no_space));
         let stored_bytes = self.stored_bytes + self.machine.unpersisted_bytes();

@@ -6,6 +6,8 @@ use super::row::{KeyValueRef, Row};
 use super::tree::{Measure, Sum, Tree};
 use super::{EncodedKeyValue, Event, EventKind};
 use crate::command::{KeyRange, Rejection};
+use crate::lease::table::LeaseTable;
+use crate::mutant::{Mutant, planted};
 use crate::storage::{Direction, ReadFailed, StateReader, Table, parse_recent_key, recent_key};
 use crate::types::{LeaseId, Revision, RevisionId};
 use alloc::{format, vec::Vec};
@@ -31,6 +33,8 @@ pub(crate) const UNCOMPACTED: RevisionId = RevisionId { main: Revision(1), sub: 
 #[derive(Clone, Debug)]
 pub(crate) struct Store<R: StateReader> {
     pub index: Index,
+    /// With the keys that the index attaches to them.
+    pub leases: LeaseTable,
     /// Every row from `recent_from` on, persisted or not: the values in memory, and the log of events.
     recent: Tree<RevisionId, Row>,
     recent_from: RevisionId,
@@ -50,6 +54,7 @@ impl<R: StateReader> Store<R> {
     pub fn new(reader: R) -> Self {
         Self {
             index: Index::default(),
+            leases: LeaseTable::default(),
             recent: Tree::default(),
             recent_from: RevisionId::default(),
             reader,
@@ -110,23 +115,44 @@ impl<R: StateReader> Store<R> {
         }
         self.index = builder.build();
         self.recent_from = first_of(self.revision.next());
-        Ok(())
+        if planted(Mutant::S7) {
+            return Ok(());
+        }
+        self.leases.attach_all(&self.index).map_err(|key| ReadFailed(format!("the lease of key {key:?} is missing")))
     }
 
-    /// Adds a version of `key`. Returns its row for the state store.
+    /// Adds a version of `key`, attached to `lease` and to no other. Returns its row for the state store.
     pub fn put(&mut self, id: RevisionId, key: &[u8], value: &[u8], lease: LeaseId) -> Row {
         let previous = self.index.get(key).and_then(KeyRecord::live);
         let (create, number) = previous.map_or((id.main, 1), |version| (version.create, version.number + 1));
+        let before = previous.map_or(LeaseId(0), |version| version.lease);
         let row = Row::put(&KeyValueRef { key, create, modified: id.main, version: number, value, lease });
         self.add(id, key, Version { id, length: kv_len(&row), create, number, lease }, &row);
+        self.attach(key, before, lease);
         row
     }
 
     /// Adds a tombstone to an existing key. Returns its row for the state store.
     pub fn delete(&mut self, id: RevisionId, key: &[u8]) -> Row {
+        let before = self.index.get(key).and_then(KeyRecord::live).map_or(LeaseId(0), |version| version.lease);
         let row = Row::delete(key, id.main);
         self.add(id, key, version_of(&row, id.sub), &row);
+        self.attach(key, before, LeaseId(0));
         row
+    }
+
+    /// Moves a key that was just written from one lease to another; 0 is none.
+    fn attach(&mut self, key: &[u8], from: LeaseId, to: LeaseId) {
+        if from == to {
+            return;
+        }
+        let (key, _) = self.index.get_entry(key).expect("it was written");
+        if from != LeaseId(0) {
+            self.leases.detach(from, key);
+        }
+        if to != LeaseId(0) {
+            self.leases.attach(to, key.clone());
+        }
     }
 
     fn add(&mut self, id: RevisionId, key: &[u8], version: Version, row: &Row) {
@@ -355,6 +381,9 @@ impl<R: StateReader> Store<R> {
     pub fn check_invariants(&self) {
         self.index.check_invariants();
         self.recent.check_invariants();
+        if !planted(Mutant::S7) {
+            self.leases.check_invariants(&self.index);
+        }
         for (key, record) in self.index.range::<[u8]>(None, None) {
             record.check_invariants(key, self.compact_revision);
             assert!(record.newest().id.main <= self.revision, "{key:?} has a version of the future");

@@ -105,7 +105,9 @@ pub(crate) fn check<R: StateReader>(store: &Store<R>, txn: &Txn, path: &[bool]) 
 
 /// Whether a put may be carried out on this state.
 pub(crate) fn check_put<R: StateReader>(store: &Store<R>, put: &Put) -> Result<(), Rejection> {
-    check_lease(put)?;
+    if put.lease != LeaseId(0) && !store.leases.contains(put.lease) {
+        return Err(Rejection::LeaseNotFound);
+    }
     check_previous(store, put)
 }
 
@@ -124,11 +126,6 @@ fn check_previous<R: StateReader>(store: &Store<R>, put: &Put) -> Result<(), Rej
     let needed = put.ignore_value || put.ignore_lease;
     let exists = || store.index.get(put.key.as_ref()).is_some_and(|record| record.live().is_some());
     if needed && !exists() { Err(Rejection::KeyNotFound) } else { Ok(()) }
-}
-
-/// No lease is granted yet, so none but "no lease" exists.
-fn check_lease(put: &Put) -> Result<(), Rejection> {
-    if put.lease == LeaseId(0) { Ok(()) } else { Err(Rejection::LeaseNotFound) }
 }
 
 /// Evaluates a txn of ranges only; any other op is rejected with `KeyNotFound`, as an op of no kind is.
@@ -187,6 +184,17 @@ impl<'a, R: StateReader> TxnWriter<'a, R> {
             self.rows.push((id, row));
         }
         Ok(DeleteRangeReply { revision: self.store.revision, deleted: i64::try_from(found.len()).unwrap_or(i64::MAX), prev_kvs })
+    }
+
+    /// Ends a lease that is there: its keys go in ascending order.
+    pub fn end_lease(&mut self, lease: LeaseId) {
+        let keys: Vec<_> = self.store.leases.keys(lease).cloned().collect();
+        for key in keys {
+            let id = self.take_id();
+            let row = self.store.delete(id, &key);
+            self.rows.push((id, row));
+        }
+        self.store.leases.remove(lease);
     }
 
     /// Runs a txn whose path was found and checked. A nested txn's reply carries no revision of its own, as in etcd.

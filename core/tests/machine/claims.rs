@@ -14,26 +14,26 @@ use quorate_core::storage::{Direction, MemoryStore, RowOp, StateReader, Table};
 use quorate_core::types::{BatchNumber, Boot, LeaseId, LogId, LogIndex, MemberId, RequestId, Revision, RevisionId, Term};
 use std::ops::ControlFlow;
 
-type Effect = MachineEffect<MemoryStore>;
+pub(crate) type Effect = MachineEffect<MemoryStore>;
 
 /// A machine whose batches are persisted only when told.
-struct Member {
-    machine: Machine<MemoryStore>,
-    store: MemoryStore,
+pub(crate) struct Member {
+    pub(crate) machine: Machine<MemoryStore>,
+    pub(crate) store: MemoryStore,
     commits: Vec<(BatchNumber, quorate_core::storage::WriteBatch)>,
     persisted: BatchNumber,
 }
 
-fn settings(limits: MachineLimits) -> MachineSettings {
+pub(crate) fn settings(limits: MachineLimits) -> MachineSettings {
     MachineSettings { member: MemberId(1), boot: Boot(1), limits }
 }
 
-fn limits(slice_rows: usize) -> MachineLimits {
+pub(crate) fn limits(slice_rows: usize) -> MachineLimits {
     MachineLimits { recent_bytes: 0, unpersisted_bytes: 1_000, slice_rows }
 }
 
 impl Member {
-    fn new(slice_rows: usize) -> Self {
+    pub(crate) fn new(slice_rows: usize) -> Self {
         let store = MemoryStore::default();
         let mut machine = Machine::open(settings(limits(slice_rows)), store.clone()).unwrap();
         let peer_urls = [(MemberId(1), vec!["http://a:2380".into()]), (MemberId(2), vec!["http://b:2380".into()])].into();
@@ -60,19 +60,19 @@ impl Member {
         self.step(MachineInput::Apply([Entry { id, payload }].into()))
     }
 
-    fn apply_from(&mut self, request: RequestId, command: &Command) -> Vec<Effect> {
+    pub(crate) fn apply_from(&mut self, request: RequestId, command: &Command) -> Vec<Effect> {
         self.apply_payload(Payload::Command { request, command: encode_command(command) })
     }
 
-    fn effects(&mut self, command: &Command) -> Vec<Effect> {
+    pub(crate) fn effects(&mut self, command: &Command) -> Vec<Effect> {
         self.apply_from(RequestId { member: MemberId(1), boot: Boot(1), sequence: 1 }, command)
     }
 
-    fn apply(&mut self, command: &Command) -> Result<Reply, Refusal> {
+    pub(crate) fn apply(&mut self, command: &Command) -> Result<Reply, Refusal> {
         reply(&self.effects(command)).expect("an answer")
     }
 
-    fn persist(&mut self) -> Vec<Effect> {
+    pub(crate) fn persist(&mut self) -> Vec<Effect> {
         for (number, batch) in self.commits.drain(..) {
             self.store.write(&batch);
             self.persisted = number;
@@ -80,14 +80,14 @@ impl Member {
         self.step(MachineInput::Persisted(self.persisted, self.store.clone()))
     }
 
-    fn compact_all(&mut self) {
+    pub(crate) fn compact_all(&mut self) {
         while self.machine.has_background_work() {
             self.step(MachineInput::BackgroundWork);
         }
     }
 }
 
-fn reply(effects: &[Effect]) -> Option<Result<Reply, Refusal>> {
+pub(crate) fn reply(effects: &[Effect]) -> Option<Result<Reply, Refusal>> {
     effects.iter().find_map(|effect| if let MachineEffect::Reply(_, answer) = effect { Some(answer.clone()) } else { None })
 }
 
@@ -103,19 +103,19 @@ fn key(key: &str) -> KeyRange {
     KeyRange { key: Bytes::copy_from_slice(key.as_bytes()), end: Bytes::new() }
 }
 
-fn put(name: &str, value: &str) -> Put {
+pub(crate) fn put(name: &str, value: &str) -> Put {
     Put { key: key(name).key, value: Bytes::copy_from_slice(value.as_bytes()), ..Put::default() }
 }
 
-fn get(name: &str) -> Range {
+pub(crate) fn get(name: &str) -> Range {
     Range { range: key(name), ..Range::default() }
 }
 
-fn delete(name: &str) -> DeleteRange {
+pub(crate) fn delete(name: &str) -> DeleteRange {
     DeleteRange { range: key(name), prev_kv: false }
 }
 
-fn then(success: Vec<Op>) -> Txn {
+pub(crate) fn then(success: Vec<Op>) -> Txn {
     Txn { success, ..Txn::default() }
 }
 

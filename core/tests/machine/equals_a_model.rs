@@ -282,7 +282,13 @@ impl World {
                 Command::DeleteRange(delete) => Ok(self.model.delete(delete)),
                 Command::Txn(txn) => self.model.txn(txn),
                 Command::Compact(compact) => self.model.compact(compact.revision.0),
-                Command::Alarm(_) | Command::Publish(_) | Command::V2(_) => unreachable!("not drawn"),
+                Command::Alarm(_)
+                | Command::Publish(_)
+                | Command::V2(_)
+                | Command::LeaseGrant(_)
+                | Command::LeaseRevoke(_)
+                | Command::LeaseExpire(_)
+                | Command::LeaseCheckpoint(_) => unreachable!("not drawn"),
             };
             match (&command, answer) {
                 (Command::Compact(Compact { physical: true, .. }), Ok(reply)) => self.owed.push((sequence, reply)),
@@ -325,7 +331,7 @@ impl World {
                     self.reached.retired += 1;
                 }
                 MachineEffect::SyncState => self.sync(),
-                MachineEffect::Applied(_) => {}
+                MachineEffect::Leases(_) | MachineEffect::Applied(_) => {}
                 MachineEffect::Fatal(reason) => panic!("{reason}"),
             }
         }

@@ -3,6 +3,7 @@
 mod a_broken_store;
 mod claims;
 mod equals_a_model;
+mod leases;
 mod model;
 #[path = "../support/rows.rs"]
 mod rows;

@@ -485,6 +485,7 @@ impl World {
             ConsensusEffect::Prepare { .. }
             | ConsensusEffect::Refuse(..)
             | ConsensusEffect::RoleChanged { .. }
+            | ConsensusEffect::Lease { .. }
             | ConsensusEffect::Distrust { .. } => {}
         }
         self.effects.push((id, effect));

@@ -9,5 +9,6 @@ mod a_restart_with_a_torn_tail;
 mod a_watch_catches_up_from_disk;
 mod cluster;
 mod design;
+mod leases;
 mod member;
 mod state_half;

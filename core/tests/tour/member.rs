@@ -11,12 +11,12 @@ use quorate_core::types::{ClusterId, LogId, LogIndex, MemberId, Monotonic, Now, 
 use quorate_core::wal::{Identity, Planner, WalSettings, bootstrap_entries};
 use std::time::Duration;
 
-const ELECTION_TIMEOUT: Duration = Duration::from_millis(1_000);
+pub(crate) const ELECTION_TIMEOUT: Duration = Duration::from_millis(1_000);
 
 /// Member 1 of three, alone with whoever asks it.
-struct Member {
-    half: LogHalf,
-    now: Duration,
+pub(crate) struct Member {
+    pub(crate) half: LogHalf,
+    pub(crate) now: Duration,
     newest_write: WriteNumber,
     next_ticket: u64,
     /// Everything since the last look.
@@ -24,7 +24,7 @@ struct Member {
 }
 
 impl Member {
-    fn starting(settings: MemberSettings) -> Self {
+    pub(crate) fn starting(settings: MemberSettings) -> Self {
         let founders: Vec<_> = (1..=3).map(|id| (MemberId(id), Vec::new())).collect();
         let (entries, configuration): (_, Configuration) = bootstrap_entries(&founders);
         let identity = Identity { cluster: ClusterId(1), member: MemberId(1) };
@@ -48,7 +48,7 @@ impl Member {
     }
 
     /// Its boot is durable, and member 2 leads.
-    fn following(settings: MemberSettings) -> Self {
+    pub(crate) fn following(settings: MemberSettings) -> Self {
         let mut member = Self::starting(settings);
         member.durable();
         member.hear_leader();
@@ -56,12 +56,12 @@ impl Member {
         member
     }
 
-    fn hear_leader(&mut self) {
+    pub(crate) fn hear_leader(&mut self) {
         let heartbeat = RaftMessage::Heartbeat { commit: LogIndex(0), round: 0, replicated: LogIndex(0) };
         self.receive(Message::Raft(heartbeat));
     }
 
-    fn receive(&mut self, message: Message) {
+    pub(crate) fn receive(&mut self, message: Message) {
         self.step(LogInput::Peer(Envelope { from: MemberId(2), to: MemberId(1), term: Term(2), message }));
     }
 
@@ -69,7 +69,7 @@ impl Member {
         Now { monotonic: Monotonic(self.now), wall: WallMs(0) }
     }
 
-    fn step(&mut self, input: LogInput) {
+    pub(crate) fn step(&mut self, input: LogInput) {
         self.half.step(self.now(), input, &mut self.effects);
         self.flush();
     }
@@ -83,16 +83,16 @@ impl Member {
         }
     }
 
-    fn durable(&mut self) {
+    pub(crate) fn durable(&mut self) {
         self.step(LogInput::Wal(WalDone::Durable(self.newest_write)));
     }
 
-    fn pass(&mut self, time: Duration) {
+    pub(crate) fn pass(&mut self, time: Duration) {
         self.now += time;
         self.step(LogInput::Wake);
     }
 
-    fn ask(&mut self, body: Body, deadline: Option<Duration>) -> Ticket {
+    pub(crate) fn ask(&mut self, body: Body, deadline: Option<Duration>) -> Ticket {
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
         let deadline = deadline.map(|after| self.now().monotonic + after);
@@ -100,17 +100,17 @@ impl Member {
         ticket
     }
 
-    fn look(&mut self) -> Vec<LogEffect> {
+    pub(crate) fn look(&mut self) -> Vec<LogEffect> {
         std::mem::take(&mut self.effects)
     }
 }
 
-fn put() -> Body {
+pub(crate) fn put() -> Body {
     let put = Put { key: "k".into(), value: "v".into(), ..Put::default() };
     Body::Propose(prepare(MemberId(1), &Command::Put(put), 0, usize::MAX).unwrap())
 }
 
-fn refusals(effects: &[LogEffect]) -> Vec<(Ticket, Refusal)> {
+pub(crate) fn refusals(effects: &[LogEffect]) -> Vec<(Ticket, Refusal)> {
     let refused = |effect: &LogEffect| match effect {
         LogEffect::Answer(ticket, Err(refusal)) => Some((*ticket, refusal.clone())),
         _ => None,

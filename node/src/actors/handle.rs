@@ -4,6 +4,7 @@ use super::{Shared, inbox::Inbound, watch::HubHandle};
 use crate::state::FjallReader;
 use quorate_core::{
     command::{Command, Refusal, Reply},
+    lease::{LeaseCall, LeaseTime},
     member::{Answer, Body, Request, Ticket, admit},
     mvcc::View,
     types::{MemberId, Monotonic, Revision, StreamId},
@@ -103,6 +104,10 @@ impl Backend for MemberHandle {
 
     fn current(&self) -> Arc<View<FjallReader>> {
         self.shared.view.borrow().clone()
+    }
+
+    async fn lease(&self, call: LeaseCall, context: Context) -> Result<Option<LeaseTime>, Refusal> {
+        self.ask(Body::Lease(call), context).await.map(Answer::into_lease_time)
     }
 
     fn watch(&self, _context: Context) -> (WatchSender, WatchReceiver) {

@@ -258,7 +258,7 @@ impl Loner {
                     self.step(MachineInput::Retired(reader));
                 }
                 MachineEffect::Fatal(reason) => panic!("{reason}"),
-                MachineEffect::Reply(..) | MachineEffect::Publish(_) | MachineEffect::Applied(_) => {}
+                MachineEffect::Reply(..) | MachineEffect::Publish(_) | MachineEffect::Leases(_) | MachineEffect::Applied(_) => {}
             }
         }
     }

@@ -40,7 +40,10 @@ pub(crate) fn could_change(request: &Request, blamed: &[Keys]) -> bool {
         Request::Put(put) => blamed.iter().any(|keys| keys.contains(&put.key)),
         Request::DeleteRange(delete) => blamed.iter().any(|keys| keys.overlaps(&delete.keys)),
         Request::Txn(txn) => txn.success.iter().chain(&txn.failure).any(|request| could_change(request, blamed)),
+        // Which keys a lease has it does not say.
+        Request::LeaseRevoke { .. } => true,
         Request::Range(_) | Request::Compact { .. } | Request::Watch(_) => false,
+        Request::LeaseGrant { .. } | Request::LeaseKeepAlive { .. } | Request::LeaseTimeToLive { .. } => false,
     }
 }
 
@@ -55,5 +58,6 @@ fn add_keys(request: &Request, blamed: &mut Vec<Keys>) {
             txn.success.iter().chain(&txn.failure).for_each(|request| add_keys(request, blamed));
         }
         Request::Compact { .. } | Request::Watch(_) => {}
+        Request::LeaseGrant { .. } | Request::LeaseRevoke { .. } | Request::LeaseKeepAlive { .. } | Request::LeaseTimeToLive { .. } => {}
     }
 }

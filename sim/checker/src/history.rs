@@ -65,6 +65,8 @@ pub enum Refused {
     Compacted,
     FutureRevision,
     KeyNotFound,
+    LeaseNotFound,
+    LeaseExists,
     Other(String),
 }
 
@@ -83,8 +85,25 @@ pub enum Request {
     Put(Put),
     DeleteRange(DeleteRange),
     Txn(Txn),
-    Compact { revision: i64 },
+    Compact {
+        revision: i64,
+    },
     Watch(Watch),
+    /// `lease`: never 0 here.
+    LeaseGrant {
+        lease: i64,
+        ttl_s: i64,
+    },
+    LeaseRevoke {
+        lease: i64,
+    },
+    /// No step of the store: what is promised of it is in true time, see [`crate::lease`]. So with the next.
+    LeaseKeepAlive {
+        lease: i64,
+    },
+    LeaseTimeToLive {
+        lease: i64,
+    },
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -107,6 +126,9 @@ pub struct Put {
     pub value: Value,
     pub prev_kv: bool,
     pub ignore_value: bool,
+    /// 0: none.
+    pub lease: i64,
+    pub ignore_lease: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -143,6 +165,7 @@ pub enum Target {
     Create(i64),
     Mod(i64),
     Value(#[serde(with = "text")] Value),
+    Lease(i64),
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -181,6 +204,17 @@ pub enum Response {
     Compact {
         revision: i64,
     },
+    LeaseGrant {
+        revision: i64,
+        ttl_s: i64,
+    },
+    LeaseRevoke {
+        revision: i64,
+    },
+    /// `None`: there is no such lease. Else what it was granted and what it has left.
+    LeaseTime {
+        seconds: Option<(i64, i64)>,
+    },
     /// The watch is open; `revision` is that of the created response.
     Watch {
         revision: i64,
@@ -196,6 +230,8 @@ pub struct KeyValue {
     pub version: i64,
     #[serde(with = "text")]
     pub value: Value,
+    /// 0: none.
+    pub lease: i64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -240,9 +276,9 @@ impl Request {
     #[must_use]
     pub fn is_logged(&self) -> bool {
         match self {
-            Self::Put(_) | Self::DeleteRange(_) | Self::Compact { .. } => true,
+            Self::Put(_) | Self::DeleteRange(_) | Self::Compact { .. } | Self::LeaseGrant { .. } | Self::LeaseRevoke { .. } => true,
             Self::Txn(txn) => txn.success.iter().chain(&txn.failure).any(|op| !matches!(op, Self::Range(_))),
-            Self::Range(_) | Self::Watch(_) => false,
+            Self::Range(_) | Self::Watch(_) | Self::LeaseKeepAlive { .. } | Self::LeaseTimeToLive { .. } => false,
         }
     }
 }
@@ -256,7 +292,10 @@ impl Response {
             | Self::DeleteRange { revision, .. }
             | Self::Txn { revision, .. }
             | Self::Compact { revision }
+            | Self::LeaseGrant { revision, .. }
+            | Self::LeaseRevoke { revision }
             | Self::Watch { revision } => *revision,
+            Self::LeaseTime { .. } => 0,
         }
     }
 }

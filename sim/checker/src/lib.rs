@@ -15,6 +15,7 @@
 mod blame;
 mod budget;
 pub mod history;
+pub mod lease;
 mod linearizability;
 mod log_order;
 pub mod model;

@@ -2,7 +2,7 @@
 
 use crate::history::{OpId, Refused, Request, Response};
 use crate::linearizability::{Order, oldest_read, same};
-use crate::model::{FIRST_REVISION, Model, NEVER_COMPACTED};
+use crate::model::{Change, FIRST_REVISION, Model, NEVER_COMPACTED};
 use crate::operation::{Answer, History, Place, short};
 use crate::violation::{Property, Violation};
 use crate::witness::{Entry, Step, Witness};
@@ -121,6 +121,7 @@ impl<'a> LogOrder<'a> {
                     Some(operation) => operation.to_string(),
                     None => format!("operation {op}"),
                 },
+                Step::Expired(lease) => format!("lease {lease:x} expires"),
                 Step::NoSpace(raised) => format!("NOSPACE {}", if raised { "raised" } else { "disarmed" }),
             };
             text.push_str(&format!("\n  {mark} entry {}: {what}", entry.index));
@@ -180,6 +181,11 @@ impl<'a> LogOrder<'a> {
         let index = match entry.step {
             Step::NoSpace(raised) => {
                 self.no_space = raised;
+                None
+            }
+            Step::Expired(lease) => {
+                let changes = self.order.model.end_lease(lease);
+                self.commit(place, changes);
                 None
             }
             Step::Operation(op) => {
@@ -251,12 +257,21 @@ impl<'a> LogOrder<'a> {
         if let Request::Compact { revision } = operation.request {
             self.floors.push((place, *revision));
         }
-        if !evaluation.changes.is_empty() {
-            self.order.model.commit(evaluation.changes);
+        self.order.model.note(operation.request);
+        if self.commit(place, evaluation.changes) {
             self.order.writers.push(index);
-            self.made_at.push(place);
         }
         Ok(())
+    }
+
+    /// Makes a revision of the changes, if there are any.
+    fn commit(&mut self, place: LogPlace, changes: Vec<Change>) -> bool {
+        let changed = !changes.is_empty();
+        if changed {
+            self.order.model.commit(changes);
+            self.made_at.push(place);
+        }
+        changed
     }
 
     fn check_acknowledged(&self) -> Checked {
@@ -288,7 +303,7 @@ fn from_first(revision: i64) -> usize {
 /// Whether it costs space, whichever branch it takes.
 fn puts(request: &Request) -> bool {
     match request {
-        Request::Put(_) => true,
+        Request::Put(_) | Request::LeaseGrant { .. } => true,
         Request::Txn(txn) => txn.success.iter().chain(&txn.failure).any(puts),
         _ => false,
     }

@@ -5,7 +5,7 @@
 use crate::history::{
     Compare, DeleteRange, Event, Key, KeyValue, Keys, Put, Range, Refused, Relation, Request, Response, Target, Txn, Value,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A fresh store's revision.
 pub const FIRST_REVISION: i64 = 1;
@@ -22,6 +22,8 @@ pub struct Model {
     changes: Vec<(usize, usize)>,
     /// Where the changes of each revision after the first begin.
     starts: Vec<usize>,
+    /// Those there are now: of the past nobody asks.
+    leases: BTreeSet<i64>,
 }
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -31,6 +33,7 @@ struct Version {
     version: i64,
     /// `None`: a tombstone.
     value: Option<Value>,
+    lease: i64,
 }
 
 /// What an operation answers, and what it changes.
@@ -56,6 +59,7 @@ impl Default for Model {
             keys: Vec::new(),
             changes: Vec::new(),
             starts: Vec::new(),
+            leases: BTreeSet::new(),
         }
     }
 }
@@ -78,10 +82,31 @@ impl Model {
         if let Request::Compact { revision } = request {
             self.compacted = *revision;
         }
+        self.note(request);
         if !evaluation.changes.is_empty() {
             self.commit(evaluation.changes);
         }
         Ok(evaluation.response)
+    }
+
+    /// Takes note of what a request that was carried out did to the leases.
+    pub fn note(&mut self, request: &Request) {
+        match request {
+            Request::LeaseGrant { lease, .. } => drop(self.leases.insert(*lease)),
+            Request::LeaseRevoke { lease } => drop(self.leases.remove(lease)),
+            _ => {}
+        }
+    }
+
+    /// Ends a lease, if it is there; returns what becomes of its keys.
+    pub fn end_lease(&mut self, lease: i64) -> Vec<Change> {
+        if self.leases.remove(&lease) { self.keys_of(lease).map(|key| Change { key, kv: None }).collect() } else { Vec::new() }
+    }
+
+    /// Keys attached to a lease at the newest revision, ascending.
+    fn keys_of(&self, lease: i64) -> impl Iterator<Item = Key> {
+        let attached = move |place: usize| self.live(place, self.revision).is_some_and(|version| version.lease == lease);
+        self.index.iter().filter(move |(_, place)| attached(**place)).map(|(key, _)| key.clone())
     }
 
     /// What `request` would answer and change on the state of revision `at` with everything below `floor` compacted.
@@ -112,10 +137,14 @@ impl Model {
             let versions = &mut self.keys[place].1;
             self.changes.push((place, versions.len()));
             versions.push(match kv {
-                Some(kv) => {
-                    Version { mod_revision: self.revision, create_revision: kv.create_revision, version: kv.version, value: Some(kv.value) }
-                }
-                None => Version { mod_revision: self.revision, create_revision: 0, version: 0, value: None },
+                Some(kv) => Version {
+                    mod_revision: self.revision,
+                    create_revision: kv.create_revision,
+                    version: kv.version,
+                    value: Some(kv.value),
+                    lease: kv.lease,
+                },
+                None => Version { mod_revision: self.revision, create_revision: 0, version: 0, value: None, lease: 0 },
             });
         }
     }
@@ -195,11 +224,16 @@ impl Model {
             Request::Range(range) if range.revision > at => Err(Refused::FutureRevision),
             Request::Range(range) if range.revision > 0 && range.revision < floor => Err(Refused::Compacted),
             Request::Range(range) if range.revision < 0 && in_writing_txn => Err(Refused::Compacted),
-            Request::Put(put) if put.ignore_value && self.get(&put.key, at).is_none() => Err(Refused::KeyNotFound),
+            Request::Put(put) if put.lease != 0 && !self.leases.contains(&put.lease) => Err(Refused::LeaseNotFound),
+            Request::LeaseGrant { lease, .. } if self.leases.contains(lease) => Err(Refused::LeaseExists),
+            Request::LeaseRevoke { lease } if !self.leases.contains(lease) => Err(Refused::LeaseNotFound),
+            Request::Put(put) if (put.ignore_value || put.ignore_lease) && self.get(&put.key, at).is_none() => Err(Refused::KeyNotFound),
             Request::Compact { revision } if *revision <= floor => Err(Refused::Compacted),
             Request::Compact { revision } if *revision > at => Err(Refused::FutureRevision),
             Request::Txn(txn) => self.branch(txn, at).1.iter().try_for_each(|op| self.validate(op, at, floor, in_writing_txn)),
-            Request::Watch(_) => Err(Refused::Other("a watch is not a step of the store".into())),
+            Request::Watch(_) | Request::LeaseKeepAlive { .. } | Request::LeaseTimeToLive { .. } => {
+                Err(Refused::Other("not a step of the store".into()))
+            }
             _ => Ok(()),
         }
     }
@@ -226,6 +260,7 @@ fn satisfies(compare: &Compare, stored: Option<&Version>) -> bool {
         Target::Version(given) => number(|v| v.version, given),
         Target::Create(given) => number(|v| v.create_revision, given),
         Target::Mod(given) => number(|v| v.mod_revision, given),
+        Target::Lease(given) => number(|v| v.lease, given),
         // A missing key has no value to compare: false whatever the relation.
         Target::Value(given) => match stored.and_then(|v| v.value.as_ref()) {
             None => return false,
@@ -247,6 +282,7 @@ fn key_value(key: &[u8], version: &Version) -> KeyValue {
         mod_revision: version.mod_revision,
         version: version.version,
         value: version.value.clone().unwrap_or_default(),
+        lease: version.lease,
     }
 }
 
@@ -274,7 +310,14 @@ impl Execution<'_> {
                 Response::Txn { revision: self.revision(), succeeded, responses }
             }
             Request::Compact { .. } => Response::Compact { revision: self.at },
-            Request::Watch(_) => unreachable!("validated before"),
+            Request::LeaseGrant { ttl_s, .. } => Response::LeaseGrant { revision: self.at, ttl_s: *ttl_s },
+            Request::LeaseRevoke { lease } => {
+                for key in self.model.keys_of(*lease).collect::<Vec<_>>() {
+                    self.change(key, None);
+                }
+                Response::LeaseRevoke { revision: self.revision() }
+            }
+            Request::Watch(_) | Request::LeaseKeepAlive { .. } | Request::LeaseTimeToLive { .. } => unreachable!("validated before"),
         }
     }
 
@@ -297,7 +340,8 @@ impl Execution<'_> {
         }
         let more = !range.count_only && count > kvs.len();
         if range.keys_only {
-            kvs.iter_mut().for_each(|kv| kv.value.clear());
+            // As etcd answers it from its index alone, the lease is not told either.
+            kvs.iter_mut().for_each(|kv| (kv.value, kv.lease) = (Value::new(), 0));
         }
         Response::Range { revision, kvs, more, count: i64::try_from(count).expect("few keys") }
     }
@@ -312,6 +356,10 @@ impl Execution<'_> {
             value: match &before {
                 Some(kv) if put.ignore_value => kv.value.clone(),
                 _ => put.value.clone(),
+            },
+            lease: match &before {
+                Some(kv) if put.ignore_lease => kv.lease,
+                _ => put.lease,
             },
         };
         self.change(put.key.clone(), Some(kv));

@@ -68,6 +68,7 @@ impl<'a> History<'a> {
                             history.watches.push(WatchRun { id: *op, request, created: None, deliveries: Vec::new() });
                             Slot::Watch(history.watches.len() - 1)
                         }
+                        Request::LeaseKeepAlive { .. } | Request::LeaseTimeToLive { .. } => Slot::Aside,
                         _ => {
                             history.operations.push(Operation {
                                 id: *op,
@@ -99,6 +100,7 @@ impl<'a> History<'a> {
                             *created = Some((place, response.revision()));
                         }
                     }
+                    Some(Slot::Aside) => {}
                     Some(Slot::Returned) => return Err(malformed([*op], format!("operation {op} returned twice"))),
                     None => return Err(malformed([*op], format!("operation {op} returned but was never invoked"))),
                 },
@@ -169,6 +171,8 @@ impl<'a> Operation<'a> {
 enum Slot {
     Operation(usize),
     Watch(usize),
+    /// No step of the store.
+    Aside,
     Returned,
 }
 
@@ -185,6 +189,8 @@ const fn answers(request: &Request, response: &Response) -> bool {
             | (Request::DeleteRange(_), Response::DeleteRange { .. })
             | (Request::Txn(_), Response::Txn { .. })
             | (Request::Compact { .. }, Response::Compact { .. })
+            | (Request::LeaseGrant { .. }, Response::LeaseGrant { .. })
+            | (Request::LeaseRevoke { .. }, Response::LeaseRevoke { .. })
     )
 }
 
@@ -193,6 +199,8 @@ fn changes(response: &Response) -> bool {
         Response::Put { .. } => true,
         Response::DeleteRange { deleted, .. } => *deleted > 0,
         Response::Txn { responses, .. } => responses.iter().any(changes),
+        // What a revoked lease took with it its answer does not say.
+        Response::LeaseGrant { .. } | Response::LeaseRevoke { .. } | Response::LeaseTime { .. } => false,
         Response::Range { .. } | Response::Compact { .. } | Response::Watch { .. } => false,
     }
 }

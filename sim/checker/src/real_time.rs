@@ -202,7 +202,7 @@ impl<'a> Sweep<'a> {
                 }
                 rank
             }),
-            Refused::FutureRevision | Refused::KeyNotFound => {
+            Refused::FutureRevision | Refused::KeyNotFound | Refused::LeaseNotFound | Refused::LeaseExists => {
                 self.explain_by_state(operation, refused, earliest.0, latest, NEVER_COMPACTED)
             }
         };
@@ -302,7 +302,7 @@ fn highest_harmless_floor(request: &Request) -> i64 {
         },
         Request::Compact { revision } => revision.saturating_sub(1),
         Request::Txn(txn) => txn.success.iter().chain(&txn.failure).map(highest_harmless_floor).min().unwrap_or(i64::MAX),
-        Request::Put(_) | Request::DeleteRange(_) => i64::MAX,
-        Request::Watch(_) => i64::MIN,
+        Request::Put(_) | Request::DeleteRange(_) | Request::LeaseGrant { .. } | Request::LeaseRevoke { .. } => i64::MAX,
+        Request::Watch(_) | Request::LeaseKeepAlive { .. } | Request::LeaseTimeToLive { .. } => i64::MIN,
     }
 }

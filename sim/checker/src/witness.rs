@@ -25,4 +25,6 @@ pub enum Step {
     Operation(OpId),
     /// The alarm of that name was raised or disarmed. While it is raised, nothing that puts is carried out.
     NoSpace(bool),
+    /// The time of that lease was over.
+    Expired(i64),
 }

@@ -50,10 +50,12 @@ pub enum Checker {
     BootGate,
     /// What a client of the v2 tree saw is not what the log says.
     V2,
+    /// A lease ended too early or too late, or an answer about one was true at no moment of its call.
+    Leases,
 }
 
 impl Checker {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::ElectionSafety,
         Self::LogMatching,
         Self::LeaderCompleteness,
@@ -74,6 +76,7 @@ impl Checker {
         Self::StateBehindLog,
         Self::BootGate,
         Self::V2,
+        Self::Leases,
     ];
 }
 
@@ -252,6 +255,14 @@ impl Checks {
             let (request, command) = self.facts.commands.get(&(index, *term))?;
             Some((index, *request, command))
         })
+    }
+
+    /// The command of a committed entry, if it has one, with the entry's term.
+    #[must_use]
+    pub fn committed_command(&self, index: LogIndex) -> Option<(Term, &Bytes)> {
+        let (term, _) = self.facts.committed.get(usize::try_from(index.0.checked_sub(1)?).ok()?)?;
+        let (_, command) = self.facts.commands.get(&(index.0, *term))?;
+        Some((*term, command))
     }
 
     #[must_use]

@@ -5,6 +5,7 @@ pub mod convert;
 mod health;
 mod kv;
 mod layer;
+mod lease;
 mod maintenance;
 mod received;
 mod streamed;
@@ -16,7 +17,8 @@ use crate::{
     permit::WithPermit,
     proto::served::{
         etcdserverpb::{
-            cluster_server::ClusterServer, kv_server::KvServer, maintenance_server::MaintenanceServer, watch_server::WatchServer,
+            cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer, maintenance_server::MaintenanceServer,
+            watch_server::WatchServer,
         },
         health::health_server::HealthServer,
     },
@@ -31,6 +33,7 @@ pub(crate) fn routes<B: Backend>(service: &Service<B>) -> Routes {
     let layer = layer::BoundsLayer(service.surface.clone());
     let mut routes = Routes::new(layer.named_layer(KvServer::new(service.clone()).max_decoding_message_size(limit)))
         .add_service(layer.named_layer(WatchServer::new(service.clone()).max_decoding_message_size(limit)))
+        .add_service(layer.named_layer(LeaseServer::new(service.clone()).max_decoding_message_size(limit)))
         .add_service(layer.named_layer(ClusterServer::new(service.clone()).max_decoding_message_size(limit)))
         .add_service(layer.named_layer(MaintenanceServer::new(service.clone()).max_decoding_message_size(limit)))
         .add_service(layer.named_layer(HealthServer::new(health::Health).max_decoding_message_size(limit)));

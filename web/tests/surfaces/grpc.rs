@@ -241,9 +241,8 @@ async fn a_learner_serves_its_status_and_serializable_ranges_alone() {
 #[tokio::test]
 async fn what_is_not_served_says_so() {
     let local = Local::new();
-    let error =
-        pb::lease_client::LeaseClient::new(routes(&local)).lease_grant(pb::LeaseGrantRequest::default()).await.expect_err("refused");
-    assert_eq!((error.code(), error.message()), (Code::Unimplemented, "etcdserverpb.Lease/LeaseGrant is not served by this release"));
+    let error = pb::auth_client::AuthClient::new(routes(&local)).auth_enable(pb::AuthEnableRequest {}).await.expect_err("refused");
+    assert_eq!((error.code(), error.message()), (Code::Unimplemented, "etcdserverpb.Auth/AuthEnable is not served by this release"));
     let authenticate = pb::AuthenticateRequest { name: "root".into(), password: "p".into() };
     let error = pb::auth_client::AuthClient::new(routes(&local)).authenticate(authenticate).await.expect_err("refused");
     assert_eq!((error.code(), error.message()), (Code::FailedPrecondition, "etcdserver: authentication is not enabled"));

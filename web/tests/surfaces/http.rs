@@ -82,12 +82,39 @@ async fn errors_have_code_and_message_and_the_status_for_them() {
     assert_eq!(post(&local, "/v3/no/such", "{}").await, (404, json!({"code": 5, "message": "Not Found"})));
     let (status, body) = get(&local, "/v3/kv/range").await;
     assert_eq!((status, body.as_str()), (501, r#"{"code":12,"message":"Method Not Allowed"}"#));
-    let (status, answer) = post(&local, "/v3/lease/grant", "{}").await;
+    let (status, answer) = post(&local, "/v3/auth/enable", "{}").await;
     assert_eq!((status, &answer["code"]), (501, &json!(12)));
     let answer = post(&Local::without_leader(), "/v3/kv/put", r#"{"key": "Zm9v"}"#).await;
     assert_eq!(answer, (503, json!({"code": 14, "message": "etcdserver: no leader"})));
     let answer = post(&Local::crowded(), "/v3/kv/put", r#"{"key": "Zm9v"}"#).await;
     assert_eq!(answer, (500, json!({"code": 2, "message": "etcdserver: too many requests"})));
+}
+
+#[actix_web::test]
+async fn leases_in_json_have_their_paths_and_older_names() {
+    let local = Local::new();
+    let (status, answer) = post(&local, "/v3/lease/grant", r#"{"TTL": "60", "ID": "5"}"#).await;
+    assert_eq!((status, &answer["ID"], &answer["TTL"]), (200, &json!("5"), &json!("60")));
+    let (status, answer) = post(&local, "/v3/lease/grant", r#"{"TTL": "60", "ID": "5"}"#).await;
+    assert_eq!((status, answer), (400, json!({"code": 9, "message": "etcdserver: lease already exists"})));
+    let (status, answer) = post(&local, "/v3/lease/grant", r#"{"TTL": "9000000001", "ID": "6"}"#).await;
+    assert_eq!((status, answer), (400, json!({"code": 11, "message": "etcdserver: too large lease TTL"})));
+    assert_eq!(post(&local, "/v3/kv/put", r#"{"key": "Zm9v", "lease": "5"}"#).await.0, 200);
+    for path in ["/v3/lease/timetolive", "/v3/kv/lease/timetolive"] {
+        let (status, answer) = post(&local, path, r#"{"ID": "5", "keys": true}"#).await;
+        assert_eq!((status, &answer["grantedTTL"], &answer["keys"]), (200, &json!("60"), &json!(["Zm9v"])), "{path}");
+    }
+    for path in ["/v3/lease/leases", "/v3/kv/lease/leases"] {
+        assert_eq!(post(&local, path, "{}").await.1["leases"], json!([{"ID": "5"}]), "{path}");
+    }
+    let (status, answer) = post(&local, "/v3/lease/keepalive", r#"{"ID": "5"}"#).await;
+    assert_eq!((status, &answer["result"]["ID"], &answer["result"]["TTL"]), (200, &json!("5"), &json!("60")));
+    let (status, lines) = send(&local, TestRequest::post().uri("/v3/lease/keepalive").set_payload(r#"{"ID":"5"}{"ID":"6"}"#)).await;
+    assert_eq!((status.as_u16(), lines.lines().count()), (200, 2), "{lines}");
+    assert_eq!(post(&local, "/v3/kv/lease/revoke", r#"{"ID": "5"}"#).await.0, 200);
+    let (status, answer) = post(&local, "/v3/lease/revoke", r#"{"ID": "5"}"#).await;
+    assert_eq!((status, answer), (404, json!({"code": 5, "message": "etcdserver: requested lease not found"})));
+    assert_eq!(post(&local, "/v3/lease/timetolive", r#"{"ID": "5"}"#).await.1["TTL"], json!("-1"));
 }
 
 #[actix_web::test]

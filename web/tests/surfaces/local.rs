@@ -4,6 +4,7 @@
 use quorate_core::{
     command::{Command, Refusal, Reply},
     consensus::{Configuration, Entry, Envelope, Limits, Message, Payload, RaftMessage, Settings},
+    lease::{LeaseCall, LeaseTime},
     machine::{Machine, MachineLimits, MachineSettings},
     member::{
         self, Answer, Body, LogEffect, LogHalf, LogInput, MemberLimits, MemberSettings, Request, StateEffect, StateHalf, StateInput,
@@ -371,6 +372,10 @@ impl Backend for Local {
 
     fn current(&self) -> Arc<View<MemoryStore>> {
         Arc::clone(&self.host().view)
+    }
+
+    async fn lease(&self, call: LeaseCall, context: Context) -> Result<Option<LeaseTime>, Refusal> {
+        self.host().ask(Body::Lease(call), context).map(Answer::into_lease_time)
     }
 
     fn watch(&self, _: Context) -> (WatchSender, WatchReceiver) {

@@ -2,6 +2,7 @@
 
 mod grpc;
 mod http;
+mod lease;
 mod local;
 mod v2;
 mod wire;

@@ -66,6 +66,7 @@ fn tamper_response(response: &mut Response, pick: &mut impl FnMut(usize) -> usiz
             _ => *revision += shift,
         },
         Response::Compact { revision } | Response::Watch { revision } => *revision += shift,
+        Response::LeaseGrant { .. } | Response::LeaseRevoke { .. } | Response::LeaseTime { .. } => unreachable!("not generated"),
     }
 }
 

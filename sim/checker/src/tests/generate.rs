@@ -294,7 +294,7 @@ impl Generator {
                 let key = if part == 0 { self.key() } else { format!("part{part}").into_bytes() };
                 let ignore_value = self.percent(10);
                 let value = if ignore_value { Vec::new() } else { self.value(op) };
-                Request::Put(Put { key, value, prev_kv: self.percent(30), ignore_value })
+                Request::Put(Put { key, value, prev_kv: self.percent(30), ignore_value, ..Put::default() })
             }
             5 if part == 0 => Request::DeleteRange(DeleteRange { keys: self.keys(), prev_kv: self.percent(50) }),
             _ => {

@@ -139,6 +139,30 @@ fn what_is_barred_by_no_space_is_refused_and_does_nothing() {
 }
 
 #[test]
+fn the_end_of_a_lease_is_a_step_that_takes_its_keys_along() {
+    let attached = |key: &str, lease| Request::Put(Put { key: key.into(), value: b"v".to_vec(), lease, ..Put::default() });
+    let read = |kvs: Vec<KeyValue>, revision| Response::Range { revision, count: kvs.len() as i64, kvs, more: false };
+    let mut script = Script::default();
+    script.done(Request::LeaseGrant { lease: 5, ttl_s: 2 });
+    script.done(Request::LeaseGrant { lease: 5, ttl_s: 9 });
+    script.done(attached("b", 5));
+    script.done(attached("a", 5));
+    script.done(attached("c", 6));
+    script.done(put("c", "stays"));
+    let mut witness = script.witness();
+    let end = witness.entries.len() as u64 + 1;
+    witness.entries.push(Entry { index: end, step: Step::Expired(5) });
+    let all = Request::Range(Range { keys: Keys { key: b"a".to_vec(), end: Some(b"c".to_vec()) }, ..Range::default() });
+    let op = script.call(all.clone());
+    script.ok(op, read(Vec::new(), 5));
+    assert_eq!(check(&script.records, Some(&witness), NO_SEARCH).expect_holds().revision, 5);
+    let op = script.call(all);
+    script.ok(op, read(Vec::new(), 4));
+    let verdict = check(&script.records, Some(&witness), NO_SEARCH);
+    assert!(matches!(&verdict, Verdict::Broken(violation) if violation.property == Property::Answer), "{verdict:?}");
+}
+
+#[test]
 fn a_denial_says_what_and_where_and_shows_the_log_around_it() {
     let mut script = three_writes();
     script.done(put("a", "fourth"));
@@ -257,7 +281,10 @@ fn revision_of(response: &mut Response) -> &mut i64 {
         | Response::DeleteRange { revision, .. }
         | Response::Txn { revision, .. }
         | Response::Compact { revision }
+        | Response::LeaseGrant { revision, .. }
+        | Response::LeaseRevoke { revision }
         | Response::Watch { revision } => revision,
+        Response::LeaseTime { .. } => unreachable!("not made here"),
     }
 }
 
