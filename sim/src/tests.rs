@@ -69,7 +69,7 @@ fn the_log_names_every_acknowledged_write_and_the_search_agrees_with_it() {
 #[test]
 fn a_member_that_cannot_read_its_state_ends_and_is_back_once_it_can() {
     let items = (1..9).map(|at| Item { at_ms: 2_000 * at, fault: Fault::ReadError { member: 1, reads: 3 } }).collect();
-    let outcomes = run(&quiet(6, items), Judging::default(), None);
+    let outcomes = run(&quiet(7, items), Judging::default(), None);
     assert_eq!(outcomes.violation, None);
     assert!(outcomes.tally.mattered.contains_key(&FaultClass::ReadError));
 }
