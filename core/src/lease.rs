@@ -26,7 +26,7 @@ pub(crate) mod clock;
 pub(crate) mod table;
 
 pub use clock::LeaseLimits;
-pub use table::{Lease, LeaseChange};
+pub use table::{Lease, LeaseChange, LeaseCounts};
 
 use crate::types::LeaseId;
 use core::fmt;

@@ -4,15 +4,16 @@ use crate::process::{Cluster, Server};
 use bytes::Bytes;
 use quorate_web::proto::{
     etcdserverpb::{
-        CompactionRequest, Compare, DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse, RequestOp, ResponseHeader, ResponseOp,
-        TxnRequest, TxnResponse, compare::TargetUnion, kv_client::KvClient, request_op, response_op,
+        CompactionRequest, Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest,
+        LeaseTimeToLiveRequest, PutRequest, RangeRequest, RangeResponse, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
+        compare::TargetUnion, kv_client::KvClient, lease_client::LeaseClient, request_op, response_op,
     },
     mvccpb::KeyValue,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::{error::Error, fmt::Debug};
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
 /// Differences shown before the run gives up.
 const SHOWN_DIFFERENCES: u64 = 5;
@@ -39,6 +40,10 @@ enum Request {
     DeleteRange(DeleteRangeRequest),
     Txn(TxnRequest),
     Compact(CompactionRequest),
+    LeaseGrant(LeaseGrantRequest),
+    LeaseRevoke(LeaseRevokeRequest),
+    LeaseKeepAlive(LeaseKeepAliveRequest),
+    LeaseTimeToLive(LeaseTimeToLiveRequest),
 }
 
 /// Sends the stream to both; prints each difference and the count.
@@ -50,7 +55,8 @@ pub fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     runtime.block_on(async {
         let mut clients = Vec::new();
         for cluster in &clusters {
-            clients.push(KvClient::connect(format!("http://{}", cluster.endpoints())).await?);
+            let channel = Endpoint::from_shared(format!("http://{}", cluster.endpoints()))?.connect().await?;
+            clients.push((KvClient::new(channel.clone()), LeaseClient::new(channel)));
         }
         let mut stream = Stream { random: ChaCha8Rng::seed_from_u64(options.seed), revision: 1 };
         for number in 0..options.requests {
@@ -77,7 +83,7 @@ pub fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
 }
 
 /// The answer in a form that is equal where the contract says it must be.
-async fn send(client: &mut KvClient<Channel>, request: Request, revision: &mut i64) -> String {
+async fn send((client, leases): &mut (KvClient<Channel>, LeaseClient<Channel>), request: Request, revision: &mut i64) -> String {
     fn show<T: Debug>(answer: Result<tonic::Response<T>, tonic::Status>, tidy: impl Fn(&mut T)) -> String {
         match answer {
             Ok(response) => {
@@ -102,9 +108,28 @@ async fn send(client: &mut KvClient<Channel>, request: Request, revision: &mut i
         Request::DeleteRange(request) => show(client.delete_range(request).await, |r| tidy_header(&mut r.header)),
         Request::Txn(request) => show(client.txn(request).await, tidy_txn),
         Request::Compact(request) => show(client.compact(request).await, |r| tidy_header(&mut r.header)),
+        Request::LeaseGrant(request) => show(leases.lease_grant(request).await, |r| tidy_header(&mut r.header)),
+        Request::LeaseRevoke(request) => show(leases.lease_revoke(request).await, |r| tidy_header(&mut r.header)),
+        Request::LeaseKeepAlive(request) => show(keep_alive(leases, request).await, |r| tidy_header(&mut r.header)),
+        Request::LeaseTimeToLive(request) => show(leases.lease_time_to_live(request).await, |r| {
+            tidy_header(&mut r.header);
+            // What is left depends on when it is asked; the keys come in no particular order.
+            r.ttl = r.ttl.min(0);
+            r.keys.sort();
+        }),
     };
     *revision = seen.max(*revision);
     answer
+}
+
+/// The first answer of a stream that is asked once.
+async fn keep_alive(
+    leases: &mut LeaseClient<Channel>,
+    request: LeaseKeepAliveRequest,
+) -> Result<tonic::Response<quorate_web::proto::etcdserverpb::LeaseKeepAliveResponse>, tonic::Status> {
+    let mut answers = leases.lease_keep_alive(futures::stream::iter([request])).await?.into_inner();
+    let answer = answers.message().await?.ok_or_else(|| tonic::Status::unknown("no answer"))?;
+    Ok(tonic::Response::new(answer))
 }
 
 /// Ids and the term are each server's own; the revision is not.
@@ -153,7 +178,8 @@ impl Stream {
             0..30 => Request::Range(self.range()),
             30..60 => Request::Put(self.put()),
             60..70 => Request::DeleteRange(self.delete_range()),
-            70..98 => Request::Txn(self.txn(DEPTH)),
+            70..94 => Request::Txn(self.txn(DEPTH)),
+            94..98 => self.lease_request(),
             _ => Request::Compact(CompactionRequest { revision: self.near_revision() - 20, physical: self.chance(20) }),
         }
     }
@@ -223,10 +249,28 @@ impl Stream {
         PutRequest {
             key: self.key(),
             value: if ignore_value && !self.chance(10) { Bytes::new() } else { Bytes::from(format!("v{}", self.below(30))) },
-            lease: if self.chance(3) { 77 } else { 0 },
+            lease: if self.chance(20) { self.lease() } else { 0 },
             prev_kv: self.chance(30),
             ignore_value,
             ignore_lease,
+        }
+    }
+
+    fn lease(&mut self) -> i64 {
+        [77, 78, -5, i64::MIN, i64::MAX][usize::try_from(self.below(5)).expect("small")]
+    }
+
+    /// None so short that it could end within the run.
+    fn lease_request(&mut self) -> Request {
+        let id = self.lease();
+        match self.below(8) {
+            0..4 => {
+                let ttl = [100_000, 9_000_000_000, 9_000_000_001, i64::MAX][usize::try_from(self.below(4)).expect("small")];
+                Request::LeaseGrant(LeaseGrantRequest { id, ttl })
+            }
+            4 => Request::LeaseRevoke(LeaseRevokeRequest { id: if self.chance(10) { 0 } else { id } }),
+            5 => Request::LeaseKeepAlive(LeaseKeepAliveRequest { id }),
+            _ => Request::LeaseTimeToLive(LeaseTimeToLiveRequest { id, keys: self.chance(70) }),
         }
     }
 
@@ -305,7 +349,20 @@ mod tests {
     fn each_kind_of_request_and_of_error_occurs() {
         let mut stream = Stream { random: ChaCha8Rng::seed_from_u64(1), revision: 100 };
         let text = (0..3_000).map(|_| format!("{:?}\n", stream.request())).collect::<String>();
-        for part in ["Range(", "Put(", "DeleteRange(", "Txn(", "Compact(", "RequestTxn(", "request: None", "sort_target: 99", "lease: 77"] {
+        for part in [
+            "Range(",
+            "Put(",
+            "DeleteRange(",
+            "Txn(",
+            "Compact(",
+            "RequestTxn(",
+            "request: None",
+            "sort_target: 99",
+            "lease: 77",
+            "LeaseGrant(",
+            "LeaseRevoke(",
+            "LeaseTimeToLive(",
+        ] {
             assert!(text.contains(part), "{part} never occurs");
         }
     }

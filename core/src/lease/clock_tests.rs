@@ -194,3 +194,15 @@ fn a_lease_of_the_same_id_begins_with_its_own_grant() {
     assert_eq!(expired(&mut clock, at(11)), []);
     assert_eq!(expired(&mut clock, at(12)), [1]);
 }
+
+#[test]
+fn a_lease_that_a_new_leader_hears_of_before_its_own_first_entry_begins_then() {
+    let mut clock = LeaseClock::new(limits(), []);
+    clock.begin(TERM, at(0));
+    // Its grant is applied together with that entry, and told ahead of it.
+    apply(&mut clock, at(3), vec![LeaseChange::Is(LeaseId(1), lease(5, None))]);
+    clock.on_applied(TERM);
+    clock.take_up();
+    assert_eq!(expired(&mut clock, at(7)), []);
+    assert_eq!(expired(&mut clock, at(8)), [1]);
+}

@@ -42,6 +42,14 @@ impl Measure for Attached {
     }
 }
 
+/// What one process has applied since it started: for metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LeaseCounts {
+    pub granted: u64,
+    /// Revoked or expired.
+    pub ended: u64,
+}
+
 /// Immutable once cloned, like the index: readers keep theirs.
 ///
 /// Invariant: a key is attached to a lease if and only if its newest version names it, and that lease is there. So attachments are
@@ -51,12 +59,13 @@ pub(crate) struct LeaseTable {
     leases: Tree<LeaseId, Lease>,
     /// By lease, then by key: the order in which a revoked lease's keys go.
     attached: Tree<(LeaseId, Key), Attached>,
+    pub counts: LeaseCounts,
 }
 
 impl LeaseTable {
     /// Of stored leases, in order of their ids; their keys come with [`Self::attach_all`].
     pub fn of(leases: Vec<(LeaseId, Lease)>) -> Self {
-        Self { leases: Tree::from_sorted(leases), attached: Tree::default() }
+        Self { leases: Tree::from_sorted(leases), attached: Tree::default(), counts: LeaseCounts::default() }
     }
 
     /// Attaches what the index says. The key of a lease that is not there is returned: it should not be.

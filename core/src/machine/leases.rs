@@ -16,6 +16,7 @@ impl<R: StateReader> Applier<R> {
             return Err(Rejection::LeaseExists);
         }
         self.set_lease(id, Lease { ttl_s, granted: at.index, remaining_s: None });
+        self.store.leases.counts.granted += 1;
         Ok(Reply::LeaseGranted { revision: self.store.revision, lease: id, ttl_s })
     }
 
@@ -60,6 +61,7 @@ impl<R: StateReader> Applier<R> {
             writer.end_lease(id);
             Ok(())
         })?;
+        self.store.leases.counts.ended += 1;
         self.lease_changes.push(LeaseChange::Ended(id));
         self.write_small(|_, batch| tables::delete_lease(id, batch));
         Ok(())

@@ -2,7 +2,7 @@
 
 use crate::command::{Alarm, Command, Member, MemberAttributes, Range, RangeReply, Refusal, Txn, TxnReply};
 use crate::entry::Configuration;
-use crate::lease::Lease;
+use crate::lease::{Lease, LeaseCounts};
 use crate::mvcc::cost::{self, Older};
 use crate::mvcc::hash::RunningHash;
 use crate::mvcc::hash_kv::hash_kv;
@@ -151,6 +151,11 @@ impl<R: StateReader> View<R> {
     #[must_use]
     pub fn lease_count(&self) -> u64 {
         self.store.leases.len()
+    }
+
+    #[must_use]
+    pub fn lease_counts(&self) -> LeaseCounts {
+        self.store.leases.counts
     }
 
     /// The keys attached to a lease, ascending.

@@ -55,9 +55,14 @@ fn scraped<B: Backend>(service: &Service<B>) -> Registry {
     gauge("etcd_debugging_mvcc_current_revision", "Newest revision", view.revision().0);
     gauge("etcd_debugging_mvcc_compact_revision", "Oldest readable revision", view.compact_revision().0);
 
-    let changes = Counter::<u64>::default();
-    changes.inc_by(raft.leader_changes);
-    registry.register("etcd_server_leader_changes_seen", "Leader changes seen", changes);
+    let mut counter = |name: &str, help: &str, value: u64| {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(value);
+        registry.register(name, help, counter);
+    };
+    counter("etcd_server_leader_changes_seen", "Leader changes seen", raft.leader_changes);
+    counter("etcd_debugging_lease_granted", "Leases granted", view.lease_counts().granted);
+    counter("etcd_debugging_lease_revoked", "Leases revoked or expired", view.lease_counts().ended);
 
     let mut family = |name: &str, help: &str, rows: Vec<Labels>| {
         let family = Family::<Labels, Gauge>::default();

@@ -242,6 +242,7 @@ async fn versions_metrics_and_variables_agree() {
     let versions = r#"{"etcdserver":"3.7.1","etcdcluster":"3.7.0","storage":"3.7.0"}"#;
     assert_eq!(get(&local, "/version").await, (200, versions.into()));
     post(&local, "/v3/kv/put", r#"{"key": "Zm9v"}"#).await;
+    post(&local, "/v3/lease/grant", r#"{"TTL": "60"}"#).await;
     let (_, metrics) = get(&local, "/metrics").await;
     for line in [
         "# TYPE etcd_server_has_leader gauge",
@@ -255,6 +256,8 @@ async fn versions_metrics_and_variables_agree() {
         "etcd_server_quota_backend_bytes 2147483648",
         "# TYPE etcd_server_leader_changes_seen_total counter",
         "etcd_server_leader_changes_seen_total 1",
+        "etcd_debugging_lease_granted_total 1",
+        "etcd_debugging_lease_revoked_total 0",
     ] {
         assert!(metrics.lines().any(|have| have == line), "no {line} in\n{metrics}");
     }
