@@ -104,7 +104,7 @@ fn compare(etcdctl: &Path, seat: Seat, other: Server, verbose: bool) -> Result<C
     for case in CASES {
         let (theirs, ours) = at_once(|| etcd.run(case), || other.run(case))?;
         let [theirs, ours] = [theirs, ours].map(|answer| {
-            let output = remaining_aside(&positions_aside(&normaliser.apply(&answer.output), seat.members));
+            let output = lease_chance_aside(&positions_aside(&normaliser.apply(&answer.output), seat.members));
             CommandResult { output, ..answer }
         });
         count.add(theirs == ours);
@@ -142,11 +142,20 @@ fn at_once<T: Send>(
     })
 }
 
-/// What a lease has left depends on when it is asked; that it was asked and of how much is left in place.
-fn remaining_aside(text: &str) -> String {
+/// What a lease has left depends on when it is asked; of how much is left in place. etcd tells its keys in no particular order.
+fn lease_chance_aside(text: &str) -> String {
     let rules = [r#"("(?:TTL|ttl)":"?)\d+("?,"(?:grantedTTL|granted-ttl)")"#, r#"("TTL" : )\d+(\n"GrantedTTL")"#];
-    rules.iter().fold(text.to_owned(), |text, rule| {
+    let text = rules.iter().fold(text.to_owned(), |text, rule| {
         regex::Regex::new(rule).expect("a rule is a valid pattern").replace_all(&text, "$1<remaining>$2").into_owned()
+    });
+    let lists = [(r"(attached keys\(\[)([^\]]*)(\])", ' '), (r#"("keys":\[)([^\]]*)(\])"#, ',')];
+    lists.iter().fold(text, |text, (rule, separator)| {
+        let sorted = |found: &regex::Captures<'_>| {
+            let mut keys: Vec<&str> = found[2].split(*separator).collect();
+            keys.sort_unstable();
+            format!("{}{}{}", &found[1], keys.join(&separator.to_string()), &found[3])
+        };
+        regex::Regex::new(rule).expect("a rule is a valid pattern").replace_all(&text, sorted).into_owned()
     })
 }
 
@@ -180,17 +189,19 @@ fn indent(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{positions_aside, remaining_aside};
+    use super::{lease_chance_aside, positions_aside};
 
     #[test]
-    fn what_a_lease_has_left_is_set_aside_and_what_it_was_granted_is_not() {
+    fn what_a_lease_has_left_and_the_order_of_its_keys_are_set_aside_and_what_it_was_granted_is_not() {
         for (raw, aside) in [
             (r#"{"TTL":"599","grantedTTL":"600"}"#, r#"{"TTL":"<remaining>","grantedTTL":"600"}"#),
             (r#"{"ttl":59,"granted-ttl":60}"#, r#"{"ttl":<remaining>,"granted-ttl":60}"#),
             ("\"TTL\" : 59\n\"GrantedTTL\" : 60", "\"TTL\" : <remaining>\n\"GrantedTTL\" : 60"),
             (r#"{"ID":"5","TTL":"600"}"#, r#"{"ID":"5","TTL":"600"}"#),
+            ("attached keys([b a])", "attached keys([a b])"),
+            (r#"{"keys":["Yg==","YQ=="]}"#, r#"{"keys":["YQ==","Yg=="]}"#),
         ] {
-            assert_eq!(remaining_aside(raw), aside);
+            assert_eq!(lease_chance_aside(raw), aside);
         }
     }
 
