@@ -8,9 +8,11 @@ use quorate_core::command::{
     Alarm, AlarmChange, AlarmKind, Command, Compact, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange, MemberAttributes, Op,
     Put, Range, SortOrder, SortTarget, Txn,
 };
-use quorate_core::consensus::Proposal;
 use quorate_core::consensus::{Configuration, Entry, Envelope, ForwardMessage, ForwardRefusal, Message, Payload, RaftMessage, ReadMessage};
-use quorate_core::types::{Boot, LeaseId, LogId, LogIndex, MemberId, ReadId, RequestId, Revision, Term};
+use quorate_core::consensus::{Position, Proposal, Snapshot, SnapshotId, SnapshotMessage};
+use quorate_core::member::Rows;
+use quorate_core::storage::Table;
+use quorate_core::types::{Boot, LeaseId, LogId, LogIndex, MemberId, ReadId, RequestId, Revision, RevisionId, Term};
 use quorate_core::v2;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
@@ -99,6 +101,7 @@ fn concern_number(message: &Message) -> u8 {
         Message::Raft(_) => 0,
         Message::Read(_) => 1,
         Message::Forward(_) => 2,
+        Message::Snapshot(_) => 3,
     }
 }
 
@@ -177,10 +180,51 @@ fn forward_messages() -> Vec<ForwardMessage> {
     ]
 }
 
+fn snapshot_number(message: &SnapshotMessage) -> u8 {
+    match message {
+        SnapshotMessage::Offer(_) => 0,
+        SnapshotMessage::Fetch { .. } => 1,
+        SnapshotMessage::Chunk { .. } => 2,
+        SnapshotMessage::Over { .. } => 3,
+        SnapshotMessage::Gone { .. } => 4,
+    }
+}
+
+fn snapshot_messages() -> Vec<SnapshotMessage> {
+    let snapshot = SnapshotId { sender: MemberId(0xb), boot: Boot(2), number: 7 };
+    let place = |table, key: &'static [u8]| Position { table, key: Bytes::from_static(key) };
+    let rows = Rows {
+        after: Some(place(Table::Meta, b"format")),
+        rows: vec![
+            (Table::Recent, Bytes::from_static(b"revision"), Bytes::from_static(b"row")),
+            (Table::Settled, Bytes::from_static(b"key"), Bytes::new()),
+        ],
+        last: true,
+    };
+    vec![
+        SnapshotMessage::Offer(Box::new(Snapshot {
+            id: snapshot,
+            last: id(3, 300),
+            digest: 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef,
+            revision: Revision(200),
+            compact_revision: Revision(-1),
+            compacted_to: RevisionId { main: Revision(1), sub: u32::MAX },
+            configuration: configuration(),
+            bytes: 70_000,
+        })),
+        SnapshotMessage::Fetch { snapshot, after: None },
+        SnapshotMessage::Fetch { snapshot, after: Some(place(Table::Settled, b"key")) },
+        SnapshotMessage::Chunk { snapshot, chunk: rows.encode() },
+        SnapshotMessage::Over { snapshot },
+        SnapshotMessage::Gone { snapshot },
+    ]
+}
+
 fn messages() -> Vec<Message> {
     let raft = raft_messages().into_iter().map(Message::Raft);
     let read = read_messages().into_iter().map(Message::Read);
-    raft.chain(read).chain(forward_messages().into_iter().map(Message::Forward)).collect()
+    let forward = forward_messages().into_iter().map(Message::Forward);
+    raft.chain(read).chain(forward).chain(snapshot_messages().into_iter().map(Message::Snapshot)).collect()
 }
 
 fn v2_request(change: v2::Change) -> v2::Request {
@@ -245,10 +289,11 @@ fn commands() -> Vec<Command> {
 
 #[test]
 fn every_message_between_members_keeps_its_bytes() {
-    assert_all_shown(&messages(), concern_number, 3);
+    assert_all_shown(&messages(), concern_number, 4);
     assert_all_shown(&raft_messages(), raft_number, 10);
     assert_all_shown(&read_messages(), read_number, 3);
     assert_all_shown(&forward_messages(), forward_number, 2);
+    assert_all_shown(&snapshot_messages(), snapshot_number, 5);
     let envelope = |message| Envelope { from: MemberId(0xb), to: MemberId(u64::MAX), term: Term(3), message };
     insta::assert_snapshot!(page(&messages().into_iter().map(envelope).collect::<Vec<_>>()));
 }
@@ -265,6 +310,7 @@ enum LaterMessage {
     Raft(RaftMessage),
     Read(ReadMessage),
     Forward(ForwardMessage),
+    Snapshot(SnapshotMessage),
     Added { lease: LeaseId },
 }
 
@@ -289,6 +335,7 @@ fn a_concern_or_a_payload_more_leaves_the_old_bytes_as_they_are() {
             Message::Raft(message) => LaterMessage::Raft(message),
             Message::Read(message) => LaterMessage::Read(message),
             Message::Forward(message) => LaterMessage::Forward(message),
+            Message::Snapshot(message) => LaterMessage::Snapshot(message),
         };
         let bytes = encoded(VERSION, &message);
         assert_eq!(bytes, encoded(VERSION, &later));

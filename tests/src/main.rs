@@ -11,6 +11,7 @@ mod normalise;
 mod peers;
 mod process;
 mod recorder;
+mod snapshots;
 mod wire;
 mod witness;
 
@@ -41,6 +42,8 @@ enum Suite {
     Benchmark(benchmark::Options),
     /// Kill, stop and cut off real members under load, then judge the history: nothing acknowledged lost, linearizable, watches whole.
     Chaos(chaos::Options),
+    /// Leave members behind under load, kill sender and receiver on the way: installed by snapshot, resumed, equal.
+    Snapshots(snapshots::Options),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Suite::Hostile(options) => hostile::run(&options),
         Suite::Benchmark(options) => benchmark::run(&options),
         Suite::Chaos(options) => chaos::run(&options),
+        Suite::Snapshots(options) => snapshots::run(&options),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

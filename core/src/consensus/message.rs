@@ -1,6 +1,6 @@
 //! What members say to each other, one enum for each concern. All of them are append-only: variant numbers are on the wire.
 
-use super::Proposal;
+use super::{Proposal, SnapshotMessage};
 use crate::entry::Entry;
 use crate::types::{LogId, LogIndex, MemberId, ReadId, RequestId, Term};
 use alloc::vec::Vec;
@@ -21,6 +21,7 @@ pub enum Message {
     Raft(RaftMessage),
     Read(ReadMessage),
     Forward(ForwardMessage),
+    Snapshot(SnapshotMessage),
 }
 
 /// Elections and replication.
@@ -59,8 +60,8 @@ pub enum RaftMessage {
         hint: LogId,
         round: u64,
     },
-    /// `commit` is never above what the receiver acknowledged. `replicated`: every member's log agrees durably through here, so
-    /// nobody needs the log before it from anyone.
+    /// `commit` is never above what the receiver acknowledged. `replicated`: every member that the sender hears agrees durably
+    /// through here, so none of them needs the log before it from anyone.
     Heartbeat {
         commit: LogIndex,
         round: u64,
@@ -118,6 +119,7 @@ impl Message {
         match self {
             Self::Raft(message) => message.highest_index(),
             Self::Read(ReadMessage::Reply { index, .. }) => *index,
+            Self::Snapshot(message) => message.highest_index(),
             Self::Read(ReadMessage::Request(_) | ReadMessage::Refused { .. }) | Self::Forward(_) => LogIndex(0),
         }
     }
@@ -139,6 +141,11 @@ impl RaftMessage {
 impl From<RaftMessage> for Message {
     fn from(message: RaftMessage) -> Self {
         Self::Raft(message)
+    }
+}
+impl From<SnapshotMessage> for Message {
+    fn from(message: SnapshotMessage) -> Self {
+        Self::Snapshot(message)
     }
 }
 impl From<ReadMessage> for Message {

@@ -1,6 +1,7 @@
 //! The small rows of [`Table::Meta`]: what the machine knows beside key-values, written behind in the same batches.
 
 use crate::command::{Alarm, MemberAttributes};
+use crate::consensus::{Position, SnapshotId};
 use crate::entry::Configuration;
 use crate::mvcc::hash::RunningHash;
 use crate::mvcc::store::UNCOMPACTED;
@@ -33,6 +34,8 @@ const COMPACTED_TO: &[u8] = b"swept";
 const CONFIGURATION: &[u8] = b"configuration";
 const ATTRIBUTES: &[u8] = b"members";
 const ALARMS: &[u8] = b"alarms";
+/// Only while a state is being received: which snapshot, and the last row that is here.
+const RECEIVING: &[u8] = b"receiving";
 
 /// How far the store is. In every batch.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -69,6 +72,9 @@ impl Tables {
             return Err(ReadFailed(format!("format {found} is newer than {STATE_FORMAT}, the newest known here")));
         }
         let fresh = Applied { applied: LogId::default(), revision: Revision(1), chain: RunningHash::default() };
+        if read_receiving(reader)?.is_some() {
+            return Err(ReadFailed("it holds a part of a snapshot only".into()));
+        }
         Ok(Self {
             has_format: format == Some(STATE_FORMAT),
             applied: read(reader, APPLIED)?.unwrap_or(fresh),
@@ -99,6 +105,16 @@ pub(super) fn write_attributes(attributes: &BTreeMap<MemberId, MemberAttributes>
 }
 pub(super) fn write_alarms(alarms: &BTreeSet<Alarm>, batch: &mut WriteBatch) {
     write(ALARMS, alarms, batch);
+}
+
+pub(super) fn read_receiving<R: StateReader>(reader: &R) -> Result<Option<(SnapshotId, Position)>, ReadFailed> {
+    read(reader, RECEIVING)
+}
+pub(super) fn write_receiving(reached: Option<(SnapshotId, Position)>, batch: &mut WriteBatch) {
+    match reached {
+        Some(reached) => write(RECEIVING, &reached, batch),
+        None => batch.delete(Table::Meta, Bytes::from_static(RECEIVING)),
+    }
 }
 
 fn write<T: Serialize>(key: &'static [u8], row: &T, batch: &mut WriteBatch) {
