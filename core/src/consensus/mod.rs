@@ -67,8 +67,8 @@ mod snapshot;
 
 pub use crate::entry::{Configuration, Entry, Payload};
 pub use io::{ConsensusEffect, ConsensusInput, Proposal};
-pub use snapshot::{Chunk, Installable, Position, Snapshot, SnapshotId, SnapshotMessage};
 pub use message::{Envelope, ForwardMessage, ForwardRefusal, Message, RaftMessage, ReadMessage, Role};
+pub use snapshot::{Chunk, Installable, Position, Snapshot, SnapshotId, SnapshotMessage};
 
 use self::{
     cluster_clock::ClusterClock, durability::Durability, follower::Append, leader::Leader, log::Log, membership::Membership,

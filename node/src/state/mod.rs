@@ -255,7 +255,8 @@ impl StateStore {
         }
         usage.settled.store(settled_bytes.unwrap_or(0), Ordering::Relaxed);
         let keyspaces = Arc::new(Keyspaces { meta, settled, recent, retired });
-        let mut store = Self { database, path: path.to_path_buf(), host, marks, memory, keyspaces, usage, readers: Arc::default(), repaired };
+        let mut store =
+            Self { database, path: path.to_path_buf(), host, marks, memory, keyspaces, usage, readers: Arc::default(), repaired };
         // Opening has synced what it found.
         store.mark_synced()?;
         Ok(store)

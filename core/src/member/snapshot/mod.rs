@@ -47,20 +47,45 @@ impl Default for SnapshotLimits {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SnapshotNotice {
     /// A state is pinned for this member.
-    Sending { to: MemberId, last: LogId },
-    SentChunk { to: MemberId, bytes: usize },
+    Sending {
+        to: MemberId,
+        last: LogId,
+    },
+    SentChunk {
+        to: MemberId,
+        bytes: usize,
+    },
     /// It has it, or needs it no more. `false`: it did not ask for too long.
-    SendingEnded { to: MemberId, over: bool },
+    SendingEnded {
+        to: MemberId,
+        over: bool,
+    },
     /// `resumed`: rows from an earlier life are not asked for again.
-    Receiving { from: MemberId, last: LogId, resumed: bool },
-    ReceivedChunk { bytes: usize },
+    Receiving {
+        from: MemberId,
+        last: LogId,
+        resumed: bool,
+    },
+    ReceivedChunk {
+        bytes: usize,
+    },
     /// A chunk or the whole is not what was read at the other end: all of it is asked for again.
-    ReceivedBad { from: MemberId, what: String },
+    ReceivedBad {
+        from: MemberId,
+        what: String,
+    },
     /// It could not be stored; the next offer begins anew.
-    NotStored { reason: String },
+    NotStored {
+        reason: String,
+    },
     /// The log came this far by itself.
-    NotNeeded { last: LogId },
-    Installed { last: LogId, state: StateNumber },
+    NotNeeded {
+        last: LogId,
+    },
+    Installed {
+        last: LogId,
+        state: StateNumber,
+    },
 }
 
 /// A read of the pinned state, for a thread where nothing waits. [`Self::run`] makes the answer.
@@ -125,12 +150,7 @@ const RECENT_END: [u8; 13] = [0xff; 13];
 
 /// The rows after a place, until there are `bytes` of them. Rows of the recent generation that were compacted away are passed over,
 /// whether or not they are still there.
-fn read_rows<R: StateReader>(
-    reader: &R,
-    compacted_to: RevisionId,
-    after_row: Option<Position>,
-    bytes: usize,
-) -> Result<Rows, ReadFailed> {
+fn read_rows<R: StateReader>(reader: &R, compacted_to: RevisionId, after_row: Option<Position>, bytes: usize) -> Result<Rows, ReadFailed> {
     let mut rows = Vec::new();
     let mut sum = 0;
     let from = after_row.as_ref().map_or(Table::Meta, |row| row.table);
