@@ -148,8 +148,12 @@ fn what_the_log_came_to_by_itself_is_not_installed() {
     let configuration = world.consensus(2).configuration().clone();
     let last = LogId { term: Term(2), index: LogIndex(world.committed(2)) };
     let install = |last| {
-        let installable =
-            quorate_core::consensus::Installable { last, configuration: configuration.clone(), time: quorate_core::types::WallMs(0), state: quorate_core::types::StateNumber(1) };
+        let installable = quorate_core::consensus::Installable {
+            last,
+            configuration: configuration.clone(),
+            time: quorate_core::types::WallMs(0),
+            state: quorate_core::types::StateNumber(1),
+        };
         quorate_core::consensus::ConsensusInput::Install(installable)
     };
     world.clear();
