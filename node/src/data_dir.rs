@@ -274,7 +274,7 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let states = DataDir::open(temporary.path(), None).unwrap().states();
         assert_eq!(states.oldest().unwrap(), StateNumber(0));
-        for name in ["state", "state-2", "state-3", "state-4", "state-0", "state-x", "state.damaged-1", "state-1.void"] {
+        for name in ["state-2", "state-3", "state-4", "state-0", "state-x", "state.damaged-1", "state-1.void"] {
             fs::create_dir(temporary.path().join("member").join(name)).unwrap();
         }
         assert_eq!(states.oldest().unwrap(), StateNumber(0));

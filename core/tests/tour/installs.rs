@@ -16,7 +16,7 @@ use std::time::Duration;
 const SENDER: MemberId = MemberId(1);
 const RECEIVER: MemberId = MemberId(2);
 const LIMITS: SnapshotLimits = SnapshotLimits {
-    chunk_bytes: 400,
+    chunk_bytes: 150,
     pause: Duration::ZERO,
     retry: Duration::from_millis(100),
     idle: Duration::from_secs(2),
@@ -124,7 +124,7 @@ impl State {
                 StateEffect::Answer(ticket, answer) => self.answers.push((ticket, answer)),
                 StateEffect::Snapshot(notice) => self.notices.push(notice),
                 StateEffect::Fatal(reason) => panic!("{reason}"),
-                StateEffect::Publish(_) | StateEffect::Log(Report::Applied { .. } | Report::Synced(_)) => {}
+                StateEffect::Publish(_) | StateEffect::Log(Report::Applied { .. } | Report::Synced(_) | Report::V2End(_)) => {}
             }
         }
     }
@@ -206,7 +206,7 @@ fn what_waits_at_a_swap_is_answered_once_and_what_follows_it_is_applied() {
     let mut receiver = State::new(RECEIVER, MachineLimits { unpersisted_bytes: 0, ..MachineLimits::default() });
     receiver.is_stalled = true;
     receiver.apply(1..=3, true);
-    assert_eq!(receiver.answers, [], "one is applied, and the store does not take it");
+    assert_eq!(receiver.answers.len(), 1, "the store takes nothing, so no more is applied");
     receiver.read(100, 7);
     receiver.read(101, 12);
     talk(&mut sender, &mut receiver, |_| false);

@@ -535,6 +535,7 @@ fn a_received_state_takes_the_place_of_the_one_in_force_whose_directory_goes_whe
     drop(reading);
     host.commit(&[(Table::Settled, b"newer", Some(b"newer"))]);
     assert!(!path.exists() && next.exists());
+    drop(reader);
     host.persister.close();
     let store = StateStore::open(&next, MemoryBudget::default()).unwrap();
     assert_eq!(store.reader().get(Table::Settled, b"newer").unwrap().unwrap()[..], *b"newer");

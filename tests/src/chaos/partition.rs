@@ -1,6 +1,6 @@
 //! Members cut off from each other in silence, as by a switch that died: no connection ends, packets only stop to arrive.
 
-use super::{WHOLE_LOG, MEMBERS, Options, Run, leader, wait_out};
+use super::{MEMBERS, Options, Run, WHOLE_LOG, leader, wait_out};
 use crate::{
     load::{self, Numbers},
     network::Network,
