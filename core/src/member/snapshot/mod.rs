@@ -155,12 +155,12 @@ fn read_rows<R: StateReader>(reader: &R, compacted_to: RevisionId, after_row: Op
     let mut sum = 0;
     let from = after_row.as_ref().map_or(Table::Meta, |row| row.table);
     for table in TABLES.into_iter().filter(|table| *table >= from) {
-        let start = match (&after_row, table) {
-            (Some(row), _) if row.table == table => successor(&row.key),
-            (_, Table::Recent) => Bytes::copy_from_slice(&recent_key(after(compacted_to))),
-            _ => Bytes::new(),
+        // A table more does not compile here: it has to be in `TABLES`, too.
+        let (first, end): (Bytes, &[u8]) = match table {
+            Table::Recent => (Bytes::copy_from_slice(&recent_key(after(compacted_to))), &RECENT_END),
+            Table::Meta | Table::Settled => (Bytes::new(), &[]),
         };
-        let end: &[u8] = if table == Table::Recent { &RECENT_END } else { &[] };
+        let start = after_row.as_ref().filter(|row| row.table == table).map_or(first, |row| successor(&row.key));
         reader.scan(table, &start, end, Direction::Forward, &mut |key, value| {
             sum += key.len() + value.len();
             rows.push((table, Bytes::copy_from_slice(key), value));
