@@ -118,5 +118,5 @@ pub fn open<R: StateReader>(
     let state = recovered.state;
     let mut log = LogHalf::new(consensus, settings.clone(), recovered, stored, applied, now);
     log.remember_time(machine.v2_times().0);
-    (log, StateHalf::new(machine, &settings, state, stored_bytes))
+    (log, StateHalf::new(machine, &settings, state, stored_bytes, now))
 }

@@ -209,7 +209,7 @@ struct SyncProgress {
 }
 
 impl<R: StateReader> StateHalf<R> {
-    pub(super) fn new(machine: Machine<R>, settings: &MemberSettings, state: StateNumber, stored_bytes: u64) -> Self {
+    pub(super) fn new(machine: Machine<R>, settings: &MemberSettings, state: StateNumber, stored_bytes: u64, now: Now) -> Self {
         let applied = machine.applied().index;
         Self {
             machine,
@@ -231,7 +231,7 @@ impl<R: StateReader> StateHalf<R> {
             unreported_bytes: 0,
             reported_v2_end: None,
             outgoing: Outgoing::new(settings.snapshot),
-            incoming: Incoming::new(settings.snapshot, state),
+            incoming: Incoming::new(settings.snapshot, state, now.monotonic),
             is_switching: false,
             report_at: Monotonic::NEVER,
         }

@@ -331,3 +331,13 @@ fn what_is_not_needed_is_dropped_and_its_sender_told() {
     talk(&mut sender, &mut receiver, |_| false);
     assert_eq!(sender.ended, 1);
 }
+
+#[test]
+fn what_an_earlier_life_received_goes_unless_it_is_offered_again() {
+    let left = sender().store;
+    let mut receiver = State::on(RECEIVER, MachineLimits::default(), MemoryStore::default(), left);
+    receiver.pass(LIMITS.idle / 2);
+    assert!(!receiver.received.is_empty());
+    receiver.pass(LIMITS.idle);
+    assert!(receiver.received.is_empty());
+}

@@ -37,6 +37,8 @@ pub(in super::super) struct Incoming<R: StateReader> {
     transfer: Option<Transfer<R>>,
     /// After a failure nothing is begun before.
     pause_until: Monotonic,
+    /// When what an earlier life received goes, unless it is offered again before. Never, once that is decided.
+    leftover_until: Monotonic,
 }
 
 #[derive(Debug)]
@@ -76,14 +78,15 @@ pub(in super::super) struct Received<R: StateReader> {
 }
 
 impl<R: StateReader> Incoming<R> {
-    pub fn new(limits: SnapshotLimits, state: StateNumber) -> Self {
-        Self { limits, state, transfer: None, pause_until: Monotonic::default() }
+    pub fn new(limits: SnapshotLimits, state: StateNumber, now: Monotonic) -> Self {
+        Self { limits, state, transfer: None, pause_until: Monotonic::default(), leftover_until: now + limits.idle }
     }
 
     pub fn deadline(&self) -> Monotonic {
         match &self.transfer {
             Some(Transfer { phase: Phase::Pulling, heard, ask_at, .. }) => (*ask_at).min(*heard + self.limits.idle),
-            _ => Monotonic::NEVER,
+            Some(_) => Monotonic::NEVER,
+            None => self.leftover_until,
         }
     }
 
@@ -113,6 +116,7 @@ impl<R: StateReader> Incoming<R> {
                 return;
             }
         }
+        self.leftover_until = Monotonic::NEVER;
         let phase = Phase::Opening { anew: false };
         self.transfer = Some(Transfer { from, snapshot, phase, after: None, heard: now, ask_at: now });
         out.push(StateEffect::Store(StoreWork::BeginState { state: self.next(), anew: false }));
@@ -230,11 +234,10 @@ impl<R: StateReader> Incoming<R> {
     }
 
     pub fn on_not_installed(&mut self, out: &mut Vec<StateEffect<R>>) {
-        let state = self.next();
         let Some(transfer) = self.transfer.take() else { return };
         assert!(matches!(transfer.phase, Phase::Deciding(_)), "refused without a question");
         out.push(StateEffect::Snapshot(SnapshotNotice::NotNeeded { last: transfer.snapshot.last }));
-        out.push(StateEffect::Store(StoreWork::DropState { state }));
+        self.forget(out);
         say(transfer.from, SnapshotMessage::Over { snapshot: transfer.snapshot.id }, out);
     }
 
@@ -259,9 +262,16 @@ impl<R: StateReader> Incoming<R> {
         Some(*received)
     }
 
-    /// What was stored of it stays, for the case that the sender is only slow to be known again.
-    pub fn on_gone(&mut self, snapshot: SnapshotId) {
-        self.transfer.take_if(|transfer| matches!(transfer.phase, Phase::Pulling) && transfer.snapshot.id == snapshot);
+    pub fn on_gone(&mut self, snapshot: SnapshotId, out: &mut Vec<StateEffect<R>>) {
+        let gone = |transfer: &mut Transfer<R>| matches!(transfer.phase, Phase::Pulling) && transfer.snapshot.id == snapshot;
+        if self.transfer.take_if(gone).is_some() {
+            self.forget(out);
+        }
+    }
+
+    /// What was stored of it is of no use: no sender will name it again.
+    fn forget(&self, out: &mut Vec<StateEffect<R>>) {
+        out.push(StateEffect::Store(StoreWork::DropState { state: self.next() }));
     }
 
     pub fn on_failed(&mut self, now: Monotonic, reason: String, out: &mut Vec<StateEffect<R>>) {
@@ -274,16 +284,23 @@ impl<R: StateReader> Incoming<R> {
         self.transfer = None;
         self.pause_until = now + self.limits.retry * PATIENCE;
         out.push(StateEffect::Snapshot(SnapshotNotice::NotStored { reason }));
-        out.push(StateEffect::Store(StoreWork::DropState { state: self.next() }));
+        self.forget(out);
     }
 
     /// Asks again, or gives up.
     pub fn wake(&mut self, now: Monotonic, out: &mut Vec<StateEffect<R>>) {
-        let Some(transfer) = self.transfer.as_ref().filter(|transfer| matches!(transfer.phase, Phase::Pulling)) else { return };
-        if now.since(transfer.heard) >= self.limits.idle {
-            self.transfer = None;
-        } else if transfer.ask_at <= now {
-            self.fetch(now, out);
+        match &self.transfer {
+            Some(transfer) if !matches!(transfer.phase, Phase::Pulling) => {}
+            Some(transfer) if now.since(transfer.heard) >= self.limits.idle => {
+                self.transfer = None;
+                self.forget(out);
+            }
+            Some(transfer) if transfer.ask_at <= now => self.fetch(now, out),
+            None if self.leftover_until <= now => {
+                self.leftover_until = Monotonic::NEVER;
+                self.forget(out);
+            }
+            Some(_) | None => {}
         }
     }
 }

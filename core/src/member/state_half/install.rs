@@ -27,7 +27,7 @@ impl<R: StateReader> StateHalf<R> {
                 SnapshotMessage::Fetch { snapshot, after } => self.outgoing.on_fetch(now, from, snapshot, after, out),
                 SnapshotMessage::Chunk { snapshot, chunk } => self.incoming.on_chunk(now, snapshot, &chunk, out),
                 SnapshotMessage::Over { snapshot } => self.outgoing.on_over(from, snapshot, out),
-                SnapshotMessage::Gone { snapshot } => self.incoming.on_gone(snapshot),
+                SnapshotMessage::Gone { snapshot } => self.incoming.on_gone(snapshot, out),
             },
             Order::Install(last) => self.incoming.on_install(last),
             Order::NotInstalled => self.incoming.on_not_installed(out),
