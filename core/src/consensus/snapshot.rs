@@ -14,7 +14,7 @@
 //! Only the two ends of it are here: that a member needs a state, and that this member's log goes on behind one. What costs in
 //! proportion to the store is the state halves' affair (`crate::member`): no heartbeat, vote or append waits for it.
 
-use super::{ConsensusEffect, leader::Leader, log::Log, membership::Membership, shared::Shared};
+use super::{ConsensusEffect, leader::Leader, log::Log, membership::Membership, progress::Progress, shared::Shared};
 use crate::entry::Configuration;
 use crate::mutant::{Mutant, planted};
 use crate::storage::Table;
@@ -109,12 +109,14 @@ pub struct Installable {
 }
 
 impl Leader {
-    /// The entry that this member needs next is gone.
+    /// The entry that this member needs next is gone. One that does not answer is not begun with: by the time it does, the log after a
+    /// state of now may be gone as well.
     pub(super) fn begin_snapshot(&mut self, peer: MemberId, shared: &Shared, out: &mut Vec<ConsensusEffect>) {
         if planted(Mutant::R13) && shared.commit >= shared.log.last().index {
             return;
         }
-        if let Some(progress) = self.peers.get_mut(&peer) {
+        let answers = |progress: &&mut Progress| shared.now.since(progress.heard) < shared.settings.election_timeout;
+        if let Some(progress) = self.peers.get_mut(&peer).filter(answers) {
             progress.wait_for_snapshot(shared.released);
             out.push(ConsensusEffect::SendSnapshot { to: peer, first: shared.released.next() });
         }
@@ -132,7 +134,7 @@ impl Leader {
     pub(super) fn needed_by_none(&self, shared: &Shared) -> LogIndex {
         let absent_after = shared.settings.limits.absent_after;
         let present = self.peers.values().filter(|peer| shared.now.since(peer.heard) < absent_after);
-        present.map(super::progress::Progress::holds).fold(shared.durability.durable(), LogIndex::min)
+        present.map(Progress::holds).fold(shared.durability.durable(), LogIndex::min)
     }
 }
 

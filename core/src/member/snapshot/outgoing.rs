@@ -114,8 +114,9 @@ impl<R: StateReader> Outgoing<R> {
         }
     }
 
+    /// The log half knows already.
     pub fn stop(&mut self, to: MemberId, out: &mut Vec<StateEffect<R>>) {
-        self.end(to, true, out);
+        self.let_go(to, true, out);
     }
 
     /// A row that cannot be read ends the member, as it does when it is applied to: nobody else would learn of it.
@@ -169,13 +170,20 @@ impl<R: StateReader> Outgoing<R> {
     }
 
     fn end(&mut self, to: MemberId, over: bool, out: &mut Vec<StateEffect<R>>) {
-        if self.sending.remove(&to).is_some() {
-            out.push(StateEffect::Snapshot(SnapshotNotice::SendingEnded { to, over }));
+        if self.let_go(to, over, out) {
             out.push(StateEffect::Log(Report::SnapshotEnded(to)));
+        }
+    }
+
+    fn let_go(&mut self, to: MemberId, over: bool, out: &mut Vec<StateEffect<R>>) -> bool {
+        let was_sent = self.sending.remove(&to).is_some();
+        if was_sent {
+            out.push(StateEffect::Snapshot(SnapshotNotice::SendingEnded { to, over }));
         }
         if self.sending.is_empty() {
             self.pin = None;
         }
+        was_sent
     }
 
     /// Whoever is sent something is sent a pinned state.
