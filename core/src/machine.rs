@@ -7,11 +7,13 @@ mod compactor;
 mod effect;
 mod leases;
 mod tables;
+mod transfer;
 mod view;
 mod write_behind;
 
 pub use crate::command::{decode_command, decode_with_time, encode_command, validate, validate_range};
 pub use effect::{MachineEffect, MachineInput};
+pub use transfer::{Receiving, note_receiving, receiving};
 pub use view::View;
 
 use crate::command::{Refusal, Reply};

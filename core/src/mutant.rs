@@ -21,6 +21,10 @@ pub enum Mutant {
     R8,
     /// A follower acknowledges before its disk has the entry.
     R9,
+    /// An unknown term counts as term 0, and term 0 as one that agrees: where the log was released, nobody notices that it was.
+    R12,
+    /// A leader that has nothing new to append sends no snapshot: who comes back when all is quiet never catches up.
+    R13,
     /// A follower whose log is full takes nothing from its leader, though nothing committed is left to apply.
     F1,
     /// A leader serves reads before it has committed in its own term.
@@ -29,6 +33,10 @@ pub enum Mutant {
     L2,
     /// Damage below the synced mark is cut like a torn tail.
     W1b,
+    /// The log is let go of through what is applied, synced or not.
+    W6,
+    /// A received state takes the place of the old one before it is synced.
+    W14,
     /// The applied index is written apart from the rows it vouches for.
     W7,
     /// A state store from which rows are missing is opened all the same.
@@ -81,7 +89,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every mutant, in the order of the campaign's table.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 39] = [
         Self::E1,
         Self::E9,
         Self::E10,
@@ -89,10 +97,14 @@ impl Mutant {
         Self::R4,
         Self::R8,
         Self::R9,
+        Self::R12,
+        Self::R13,
         Self::F1,
         Self::L1,
         Self::L2,
         Self::W1b,
+        Self::W6,
+        Self::W14,
         Self::W7,
         Self::W8,
         Self::K4,

@@ -10,6 +10,7 @@ use crate::types::{RevisionId, SegmentId};
 use alloc::vec::Vec;
 use bytes::Bytes;
 use core::{fmt, ops::ControlFlow};
+use serde::{Deserialize, Serialize};
 
 /// One operation on the WAL's directory, carried out in the order given. Core plans, the host and the simulated disk execute.
 /// Any error is final: the host says `DiskFailed` and does nothing more.
@@ -30,7 +31,7 @@ pub enum WalOp {
 }
 
 /// A table of the state store. Keys are order-preserving bytes. Append-only: the discriminants are on disk.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Table {
     /// Applied index, compact revision and how far compaction has come, format version, identity, membership, alarms: few small rows. And

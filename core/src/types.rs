@@ -45,6 +45,8 @@ number!(/// Orders the writes to this member's WAL.
     WriteNumber(u64), "{}");
 number!(/// Orders the batches written behind to this member's state store.
     BatchNumber(u64), "{}");
+number!(/// A directory of the state store: the first is 0, and each snapshot that is installed makes the next.
+    StateNumber(u64), "{}");
 number!(/// A file of the WAL. Ids only grow, also when a file is recycled.
     SegmentId(u64), "{}");
 

@@ -8,12 +8,14 @@ use quorate_core::command::{
     Alarm, AlarmChange, AlarmKind, Checkpointed, Command, Compact, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange,
     LEASE_TTL_MAX_S, LeaseCheckpoint, LeaseExpire, LeaseGrant, LeaseRevoke, MemberAttributes, Op, Put, Range, SortOrder, SortTarget, Txn,
 };
-use quorate_core::consensus::Proposal;
 use quorate_core::consensus::{
-    Configuration, Entry, Envelope, ForwardMessage, ForwardRefusal, LeaseMessage, Message, Payload, RaftMessage, ReadMessage,
+    Configuration, Entry, Envelope, ForwardMessage, ForwardRefusal, LeaseMessage, Message, Payload, Position, Proposal, RaftMessage,
+    ReadMessage, Snapshot, SnapshotId, SnapshotMessage,
 };
 use quorate_core::lease::{LeaseCall, LeaseTime};
-use quorate_core::types::{Boot, LeaseId, LogId, LogIndex, MemberId, ReadId, RequestId, Revision, Term};
+use quorate_core::member::Rows;
+use quorate_core::storage::Table;
+use quorate_core::types::{Boot, LeaseId, LogId, LogIndex, MemberId, ReadId, RequestId, Revision, RevisionId, Term};
 use quorate_core::v2;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
@@ -103,6 +105,7 @@ fn concern_number(message: &Message) -> u8 {
         Message::Read(_) => 1,
         Message::Forward(_) => 2,
         Message::Lease(_) => 3,
+        Message::Snapshot(_) => 4,
     }
 }
 
@@ -202,11 +205,52 @@ fn lease_messages() -> Vec<LeaseMessage> {
     ]
 }
 
+fn snapshot_number(message: &SnapshotMessage) -> u8 {
+    match message {
+        SnapshotMessage::Offer(_) => 0,
+        SnapshotMessage::Fetch { .. } => 1,
+        SnapshotMessage::Chunk { .. } => 2,
+        SnapshotMessage::Over { .. } => 3,
+        SnapshotMessage::Gone { .. } => 4,
+    }
+}
+
+fn snapshot_messages() -> Vec<SnapshotMessage> {
+    let snapshot = SnapshotId { sender: MemberId(0xb), boot: Boot(2), number: 7 };
+    let place = |table, key: &'static [u8]| Position { table, key: Bytes::from_static(key) };
+    let rows = Rows {
+        after: Some(place(Table::Meta, b"format")),
+        rows: vec![
+            (Table::Recent, Bytes::from_static(b"revision"), Bytes::from_static(b"row")),
+            (Table::Settled, Bytes::from_static(b"key"), Bytes::new()),
+        ],
+        last: true,
+    };
+    vec![
+        SnapshotMessage::Offer(Box::new(Snapshot {
+            id: snapshot,
+            last: id(3, 300),
+            digest: 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef,
+            revision: Revision(200),
+            compact_revision: Revision(-1),
+            compacted_to: RevisionId { main: Revision(1), sub: u32::MAX },
+            configuration: configuration(),
+            bytes: 70_000,
+        })),
+        SnapshotMessage::Fetch { snapshot, after: None },
+        SnapshotMessage::Fetch { snapshot, after: Some(place(Table::Settled, b"key")) },
+        SnapshotMessage::Chunk { snapshot, chunk: rows.encode() },
+        SnapshotMessage::Over { snapshot },
+        SnapshotMessage::Gone { snapshot },
+    ]
+}
+
 fn messages() -> Vec<Message> {
     let raft = raft_messages().into_iter().map(Message::Raft);
     let read = read_messages().into_iter().map(Message::Read);
     let forward = forward_messages().into_iter().map(Message::Forward);
-    raft.chain(read).chain(forward).chain(lease_messages().into_iter().map(Message::Lease)).collect()
+    let lease = lease_messages().into_iter().map(Message::Lease);
+    raft.chain(read).chain(forward).chain(lease).chain(snapshot_messages().into_iter().map(Message::Snapshot)).collect()
 }
 
 fn v2_request(change: v2::Change) -> v2::Request {
@@ -281,11 +325,12 @@ fn commands() -> Vec<Command> {
 
 #[test]
 fn every_message_between_members_keeps_its_bytes() {
-    assert_all_shown(&messages(), concern_number, 4);
+    assert_all_shown(&messages(), concern_number, 5);
     assert_all_shown(&raft_messages(), raft_number, 10);
     assert_all_shown(&read_messages(), read_number, 3);
     assert_all_shown(&forward_messages(), forward_number, 2);
     assert_all_shown(&lease_messages(), lease_number, 3);
+    assert_all_shown(&snapshot_messages(), snapshot_number, 5);
     let envelope = |message| Envelope { from: MemberId(0xb), to: MemberId(u64::MAX), term: Term(3), message };
     insta::assert_snapshot!(page(&messages().into_iter().map(envelope).collect::<Vec<_>>()));
 }
@@ -303,6 +348,7 @@ enum LaterMessage {
     Read(ReadMessage),
     Forward(ForwardMessage),
     Lease(LeaseMessage),
+    Snapshot(SnapshotMessage),
     Added { lease: LeaseId },
 }
 
@@ -328,6 +374,7 @@ fn a_concern_or_a_payload_more_leaves_the_old_bytes_as_they_are() {
             Message::Read(message) => LaterMessage::Read(message),
             Message::Forward(message) => LaterMessage::Forward(message),
             Message::Lease(message) => LaterMessage::Lease(message),
+            Message::Snapshot(message) => LaterMessage::Snapshot(message),
         };
         let bytes = encoded(VERSION, &message);
         assert_eq!(bytes, encoded(VERSION, &later));

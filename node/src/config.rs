@@ -54,6 +54,7 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     pub election_timeout: Duration,
     pub snapshot_count: u64,
+    pub snapshot_catchup_entries: u64,
     /// `None`: unlimited.
     pub quota_bytes: Option<u64>,
     pub max_request_bytes: usize,
@@ -144,6 +145,7 @@ impl Config {
             heartbeat_interval,
             election_timeout,
             snapshot_count: number(given, "snapshot-count")?,
+            snapshot_catchup_entries: number(given, "snapshot-catchup-entries")?,
             quota_bytes: match quota {
                 0 => Some(QUOTA_DEFAULT_BYTES),
                 bytes => u64::try_from(bytes).ok(),

@@ -1,7 +1,9 @@
 //! The directory that is this member: made, locked, and checked for being ours.
 
 use nix::fcntl::{Flock, FlockArg};
+use quorate_core::types::StateNumber;
 use std::{
+    collections::BTreeSet,
     fmt, fs,
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
@@ -66,8 +68,13 @@ impl DataDir {
         // As in etcd, so that what operators and their tools do with `member` goes on being right.
         let wal = wal.map_or_else(|| root.join("member/wal"), Path::to_path_buf);
         make(&wal)?;
-        make(&root.join(STATE))?;
-        Ok(Self { root: root.to_path_buf(), wal, _lock: lock })
+        let opened = Self { root: root.to_path_buf(), wal, _lock: lock };
+        let states = opened.states();
+        make(&root.join("member"))?;
+        if states.numbers().map_err(failed(root, "read"))?.is_empty() {
+            make(&states.first)?;
+        }
+        Ok(opened)
     }
 
     #[must_use]
@@ -81,8 +88,64 @@ impl DataDir {
     }
 
     #[must_use]
-    pub fn state(&self) -> PathBuf {
-        self.root.join(STATE)
+    pub fn states(&self) -> StateDirectories {
+        StateDirectories::beside(self.root.join(STATE))
+    }
+}
+
+/// Where states lie: the first in `state`, each that was received from another member in `state-N`. One is in force, which the log
+/// says; the one after it may be on its way here.
+#[derive(Clone, Debug)]
+pub struct StateDirectories {
+    first: PathBuf,
+}
+
+impl StateDirectories {
+    /// The first lies there, the others beside it.
+    #[must_use]
+    pub fn beside(first: PathBuf) -> Self {
+        Self { first }
+    }
+
+    #[must_use]
+    pub fn path(&self, state: StateNumber) -> PathBuf {
+        match state.0 {
+            0 => self.first.clone(),
+            number => PathBuf::from(format!("{}-{number}", self.first.display())),
+        }
+    }
+
+    /// The oldest that there is, which is in force unless the log says otherwise.
+    ///
+    /// # Errors
+    /// The directory above cannot be read.
+    pub fn oldest(&self) -> io::Result<StateNumber> {
+        Ok(self.numbers()?.into_iter().min().unwrap_or_default())
+    }
+
+    /// Those that a log that goes on from `state` has no use for, in the order of their names.
+    ///
+    /// # Errors
+    /// The directory above cannot be read.
+    pub fn void(&self, state: StateNumber) -> io::Result<Vec<PathBuf>> {
+        let others = self.numbers()?.into_iter().filter(|number| *number < state || *number > state.next());
+        Ok(others.map(|number| self.path(number)).collect())
+    }
+
+    fn numbers(&self) -> io::Result<BTreeSet<StateNumber>> {
+        let parent = self.first.parent().unwrap_or(Path::new("."));
+        let first = self.first.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let mut numbers = BTreeSet::new();
+        for entry in fs::read_dir(parent)? {
+            let name = entry?.file_name();
+            let number = match name.to_str().and_then(|name| name.strip_prefix(first)) {
+                Some("") => Some(0),
+                Some(rest) => rest.strip_prefix('-').and_then(|number| number.parse().ok()).filter(|number| *number > 0),
+                None => None,
+            };
+            numbers.extend(number.map(StateNumber));
+        }
+        Ok(numbers)
     }
 }
 
@@ -183,7 +246,7 @@ mod tests {
         let root = temporary.path().join("a/b");
         let opened = DataDir::open(&root, None).unwrap();
         assert_eq!(fs::metadata(&root).unwrap().permissions().mode() & 0o777, 0o700);
-        assert!(opened.wal().is_dir() && opened.state().is_dir());
+        assert!(opened.wal().is_dir() && opened.states().path(StateNumber(0)).is_dir());
     }
 
     /// Each is made, and its name made durable, on its own.
@@ -203,7 +266,22 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let opened = DataDir::open(temporary.path(), None).unwrap();
         assert_eq!(opened.wal(), temporary.path().join("member/wal"));
-        assert_eq!(opened.state(), temporary.path().join("member/state"));
+        assert_eq!(opened.states().path(StateNumber(0)), temporary.path().join("member/state"));
+    }
+
+    #[test]
+    fn of_the_states_the_one_in_force_and_the_one_after_it_are_of_use() {
+        let temporary = tempfile::tempdir().unwrap();
+        let states = DataDir::open(temporary.path(), None).unwrap().states();
+        assert_eq!(states.oldest().unwrap(), StateNumber(0));
+        for name in ["state-2", "state-3", "state-4", "state-0", "state-x", "state.damaged-1", "state-1.void"] {
+            fs::create_dir(temporary.path().join("member").join(name)).unwrap();
+        }
+        assert_eq!(states.oldest().unwrap(), StateNumber(0));
+        let names = [0, 4].map(|number| states.path(StateNumber(number)));
+        assert_eq!(states.void(StateNumber(2)).unwrap(), names);
+        fs::remove_dir(&names[0]).unwrap();
+        assert_eq!(states.oldest().unwrap(), StateNumber(2));
     }
 
     #[test]

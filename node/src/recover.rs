@@ -13,7 +13,7 @@ use quorate_core::{
     consensus::{Configuration, Entry, Payload},
     machine::{Machine, MachineLimits, MachineSettings, decode_command},
     storage::{Direction, StateReader, Table},
-    types::{Boot, LogIndex, MemberId, SegmentId},
+    types::{Boot, LogIndex, MemberId, SegmentId, StateNumber},
     wal::{Identity, Planner, Recovered, WalDamage, WalSettings, bootstrap_entries},
 };
 use rand_chacha::ChaCha20Rng;
@@ -21,7 +21,7 @@ use rand_core::{RngCore, SeedableRng};
 use std::{
     collections::BTreeSet,
     fs,
-    io::Read,
+    io::{self, Read},
     ops::ControlFlow,
     path::{Path, PathBuf},
     sync::mpsc,
@@ -72,15 +72,19 @@ pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin, memory:
         check_owner(directory, owner, founding, origin)?;
     }
     let contents = read_ahead(segments)?;
-    let (stored, lost) = match StateStore::open(&directory.state(), memory) {
+    let states = directory.states();
+    let unreadable = |error: io::Error| format!("cannot read what is in {}: {error}", directory.root().display());
+    let oldest = states.oldest().map_err(unreadable)?;
+    let (mut stored, mut lost) = match StateStore::open(&states.path(oldest), memory) {
         Ok(store) => (Some(store), None),
         Err(StateError::Lost(what)) => (None, Some(what)),
         Err(error) => return Err(error.to_string()),
     };
     let state_ms = phases.end();
-    let applied = stored.as_ref().map_or(Ok(LogIndex(0)), applied)?;
+    let mut applied = stored.as_ref().map_or(Ok(LogIndex(0)), applied)?;
     // A state is first written when the log's first write is durable.
     let has_state = lost.is_some() || stored.as_ref().map_or(Ok(false), holds_anything)?;
+    let mut state_path = states.path(oldest);
     let (entries, bootstrap) = bootstrap_entries(&founding.members);
     let log = match read_log(segments, &contents, applied) {
         Ok(Some(log)) => {
@@ -95,11 +99,22 @@ pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin, memory:
         Err(LogError::Damaged(WalDamage::Empty)) => return Err(unusable(directory, segments)),
         Err(LogError::Damaged(damage)) => return Err(format!("write-ahead log in {}: {damage}", directory.wal().display())),
     };
+    let state = log.as_ref().map_or(StateNumber::default(), |log| log.state);
+    if state != oldest {
+        // A life ended before the directory that was in force until then was deleted; the log says which one is now.
+        state_path = states.path(state);
+        (stored, lost) = match in_force(&state_path, memory) {
+            Ok(store) => (Some(store), None),
+            Err(StateError::Lost(what)) => (None, Some(what)),
+            Err(error) => return Err(error.to_string()),
+        };
+        applied = stored.as_ref().map_or(Ok(LogIndex(0)), self::applied)?;
+    }
     if log.is_none() && has_state {
         return Err(format!(
             "{} has no write-ahead log, but {} has state: this member has lost what it promised to others. Put the log back (is --wal-dir right?), or remove this member from the cluster and add a new one with an empty data directory",
             directory.wal().display(),
-            directory.state().display()
+            state_path.display()
         ));
     }
     if log.is_none() && origin == Origin::Joined {
@@ -112,12 +127,12 @@ pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin, memory:
     let base = log.as_ref().map_or(LogIndex(0), |log| log.base.index);
     if base > applied {
         let why = lost.unwrap_or_else(|| format!("it has applied {applied}"));
-        return Err(state_lost(directory, &why, base));
+        return Err(state_lost(directory, &state_path, &why, base));
     }
     if let Some(log) = log.as_ref().filter(|log| log.planner.end().index < applied) {
         return Err(format!(
             "the state store in {} has applied {applied}, but the write-ahead log in {} ends at {}: this member has lost what it promised to others. Put the log back, or remove this member from the cluster and add a new one with an empty data directory",
-            directory.state().display(),
+            state_path.display(),
             directory.wal().display(),
             log.planner.end().index
         ));
@@ -139,7 +154,7 @@ pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin, memory:
     let store = match stored {
         Some(store) => store,
         // The log holds every entry since the first: applying them again is all that is lost.
-        None => StateStore::begin_anew(&directory.state(), memory, &lost.unwrap_or_default()).map_err(|error| error.to_string())?,
+        None => StateStore::begin_anew(&state_path, memory, &lost.unwrap_or_default()).map_err(|error| error.to_string())?,
     };
     if let Some(repaired) = &store.repaired {
         tracing::warn!(target: "quorate", what = repaired, "the state store was mended");
@@ -149,19 +164,27 @@ pub fn recover(directory: &DataDir, founding: &Founding, origin: Origin, memory:
     let limits =
         MachineLimits { recent_bytes: memory.of(RECENT_ROWS), unpersisted_bytes: memory.of(UNPERSISTED), ..MachineLimits::default() };
     let settings = MachineSettings { member: identity.member, boot: log.boot, limits };
-    let machine = Machine::open(settings, store.reader()).map_err(|error| state_lost(directory, &error.0, base))?;
+    let machine = Machine::open(settings, store.reader()).map_err(|error| state_lost(directory, &state_path, &error.0, base))?;
     let index_ms = phases.end();
     tracing::info!(
         target: "quorate",
         member_id = %identity.member, cluster_id = %identity.cluster, boot = log.boot.0,
         applied = applied.0, replayed = log.entries.len(), founded, state_ms, log_ms, index_ms, "recovered"
     );
+    for void in states.void(state).map_err(unreadable)? {
+        tracing::info!(target: "quorate", path = %void.display(), state = state.0, "deleting a state that no log goes on from");
+        StateStore::delete(&void).map_err(|error| error.to_string())?;
+    }
     let announced = announced(&log.entries);
     Ok(RecoveredMember { identity, boot: log.boot, founded, announced, log, store, machine, bootstrap })
 }
 
-fn state_lost(directory: &DataDir, why: &str, base: LogIndex) -> String {
-    let state = directory.state();
+/// The store of a state that was received: it is there, or it is lost.
+fn in_force(path: &Path, memory: MemoryBudget) -> Result<StateStore, StateError> {
+    if path.is_dir() { StateStore::open(path, memory) } else { Err(StateError::Lost(format!("{} is missing", path.display()))) }
+}
+
+fn state_lost(directory: &DataDir, state: &Path, why: &str, base: LogIndex) -> String {
     let from = if base == LogIndex(0) {
         format!(
             "the write-ahead log in {} holds every entry since the first: move {} aside and start again",

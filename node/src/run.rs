@@ -1,7 +1,9 @@
 //! A member's life: recover, serve, hand over, end.
 
 use crate::{
-    actors::{Inbound, LogActor, LogParts, Member, MemberHandle, PeerInbox, Shared, StateActor, StateParts, TellLog, store_done},
+    actors::{
+        Inbound, LogActor, LogParts, Member, MemberHandle, PeerInbox, Shared, SnapshotMetrics, StateActor, StateParts, TellLog, store_done,
+    },
     clock::Clock,
     config::{ClusterState, Config},
     data_dir::DataDir,
@@ -120,8 +122,8 @@ async fn serve(
     let kept_log = wal.metrics().kept_bytes.clone();
     let (usage, store_queue) = (store.usage(), state_queue.clone());
     let stored_bytes = usage.stored_bytes();
-    let persister =
-        Persister::start(store, move |event| drop(store_queue.send(store_done(event, &usage)))).map_err(|error| error.to_string())?;
+    let persister = Persister::start(store, directory.states(), move |event| drop(store_queue.send(store_done(event, &usage))))
+        .map_err(|error| error.to_string())?;
     let member = Member {
         cluster: identity.cluster,
         member: identity.member,
@@ -136,7 +138,12 @@ async fn serve(
     let shared = Arc::new(Shared::new(member, clock, persister.usage(), machine.view()));
     let (inbox, inbox_receiver) = Inbound::queue();
     let fresh = Arc::new(AtomicBool::new(log.holds_only_bootstrap()));
-    let limits = Limits { tail_bytes: config.memory.of(LOG_TAIL), unapplied_bytes: config.memory.of(UNAPPLIED_LOG), ..Limits::default() };
+    let limits = Limits {
+        tail_bytes: config.memory.of(LOG_TAIL),
+        unapplied_bytes: config.memory.of(UNAPPLIED_LOG),
+        retained_entries: config.snapshot_catchup_entries,
+        ..Limits::default()
+    };
     let transport = Transport::new(peer_settings(&config, &shared, &fresh, announced, inbox.clone(), chance.next_u64()));
     let settings = Settings {
         member: identity.member,
@@ -164,9 +171,19 @@ async fn serve(
         inbox: inbox_receiver,
         told,
         tell: tell.clone(),
-        state: state_queue,
+        state: state_queue.clone(),
     };
-    let state_parts = StateParts { half: state_half, persister, shared: Arc::clone(&shared), queue: state_inputs, log: tell, durable };
+    let snapshots = SnapshotMetrics::default();
+    let state_parts = StateParts {
+        half: state_half,
+        persister,
+        shared: Arc::clone(&shared),
+        queue: state_inputs,
+        tell: state_queue,
+        log: tell,
+        snapshots: snapshots.clone(),
+        durable,
+    };
     let (arbiter, state_arbiter) = (Arbiter::new(), Arbiter::new());
     StateActor::start_in_arbiter(&state_arbiter.handle(), |_| StateActor::new(state_parts));
     LogActor::start_in_arbiter(&arbiter.handle(), |_| LogActor::new(log_parts));
@@ -178,7 +195,7 @@ async fn serve(
     let served = Served {
         shared: Arc::clone(&shared),
         inbox: inbox.clone(),
-        surface: surface(&config, kept_log, chance.next_u64()),
+        surface: surface(&config, kept_log, &snapshots, chance.next_u64()),
         hub_limits: HubLimits {
             progress_interval: config.progress_interval,
             hub_bytes: config.memory.of(WATCH_RESPONSES) / workers,
@@ -250,7 +267,7 @@ fn peer_settings(
     }
 }
 
-fn surface(config: &Config, kept_log: Gauge<u64, AtomicU64>, lease_seed: u64) -> Surface {
+fn surface(config: &Config, kept_log: Gauge<u64, AtomicU64>, snapshots: &SnapshotMetrics, lease_seed: u64) -> Surface {
     let options = Options {
         max_request_bytes: config.max_request_bytes,
         max_txn_ops: config.max_txn_ops,
@@ -271,6 +288,7 @@ fn surface(config: &Config, kept_log: Gauge<u64, AtomicU64>, lease_seed: u64) ->
         Unit::Bytes,
         kept_log,
     );
+    snapshots.register(&mut metrics);
     Surface::new(options, metrics)
 }
 

@@ -28,9 +28,9 @@ pub const QUEUED_WRITES: usize = 1_024;
 /// Segments being zero-filled or ready and not yet used.
 const PREPARED_SEGMENTS: usize = 2;
 const ZERO_FILL_BYTES: usize = 1 << 20;
-/// Bytes of segments above which the log is told to have grown: for lack of snapshots it is kept for the slowest member, so that one
-/// that is gone for good fills every disk.
-pub const KEPT_LOG_ALARM_BYTES: u64 = 1 << 30;
+/// Bytes of segments above which the log is told to have grown: half as much again as is kept for slow members at most
+/// ([`quorate_core::consensus::Limits::kept_bytes`]), so either the state store is not synced in time or apply is far behind.
+pub const KEPT_LOG_ALARM_BYTES: u64 = 3 << 29;
 /// Between two such lines.
 const ALARM_INTERVAL: Duration = Duration::from_secs(60);
 /// A file system of its own has this directory.
@@ -81,7 +81,7 @@ pub trait WalListener: Send + 'static {
     fn grown(&mut self, kept_bytes: u64) {
         tracing::warn!(
             target: "quorate", kept_bytes, limit_bytes = KEPT_LOG_ALARM_BYTES,
-            "the write-ahead log has grown above its limit: it is kept for the slowest member and will fill the disk. Bring back, or remove from the cluster, the member that is down"
+            "the write-ahead log has grown above its limit: the state store is behind it, and the log will fill the disk"
         );
     }
 }

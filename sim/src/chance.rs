@@ -17,6 +17,7 @@ pub enum Concern {
     Core = 8,
     Wal = 9,
     Latency = 10,
+    Snapshot = 11,
 }
 
 #[derive(Clone, Debug)]

@@ -142,6 +142,10 @@ impl World {
                     }
                 }
             }
+            Fault::SnapshotCut { ms } => self.lay_ambush(item, class, 0, ms),
+            Fault::SnapshotFlip => self.lay_ambush(item, class, 0, 0),
+            Fault::SenderKill { down_ms } => self.lay_ambush(item, class, 0, down_ms),
+            Fault::ReceiverKill { phase, down_ms } => self.lay_ambush(item, class, phase, down_ms),
             Fault::Tiny => {}
             Fault::OneWay { ms, .. }
             | Fault::Symmetric { ms, .. }
@@ -239,6 +243,7 @@ impl World {
         self.trace.tell(self.now, || "all is healed".into());
         self.network.calm_all();
         self.storm = (0, 0);
+        self.ambush.call_off();
         for member in 0..self.members.len() {
             let now = self.now;
             let host = &mut self.members[member];

@@ -48,6 +48,8 @@ mod schedule;
 #[cfg(madsim)]
 mod sessions;
 #[cfg(madsim)]
+mod snapshot;
+#[cfg(madsim)]
 mod state_store;
 #[cfg(madsim)]
 mod store;

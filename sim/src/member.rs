@@ -13,7 +13,7 @@ use quorate_core::member::{Body, LogHalf, LogInput, Owed, Request, StateEffect, 
 use quorate_core::mvcc::View;
 use quorate_core::storage::{MemoryStore, Table, WalOp, WriteBatch};
 use quorate_core::types::{
-    BatchNumber, Boot, LogId, LogIndex, MemberId, Monotonic, RequestId, RevisionId, SegmentId, StreamId, Term, WriteNumber,
+    BatchNumber, Boot, LogId, LogIndex, MemberId, Monotonic, RequestId, RevisionId, SegmentId, StateNumber, StreamId, Term, WriteNumber,
 };
 use quorate_core::watch::Hub;
 use std::{
@@ -26,6 +26,9 @@ pub struct Member {
     pub id: MemberId,
     pub disk: SimDisk,
     pub store: SimStore,
+    /// Which state that is, and a later one that is being received.
+    pub state: StateNumber,
+    pub receiving: Option<(StateNumber, SimStore)>,
     pub clock: MemberClock,
     pub process: Option<Box<Process>>,
     /// Counts the processes that ended; what was meant for an earlier one is void.
@@ -61,6 +64,8 @@ impl Member {
             id: MemberId(part + 1),
             disk,
             store: SimStore::new(),
+            state: StateNumber::default(),
+            receiving: None,
             clock: MemberClock::default(),
             process: None,
             incarnation: 0,
@@ -120,6 +125,11 @@ pub enum StoreTask {
     Persist(BatchNumber, WriteBatch),
     Sync,
     Retire(Table, RevisionId),
+    BeginState(StateNumber, bool),
+    StoreRows(StateNumber, WriteBatch),
+    SyncState(StateNumber),
+    SwitchState(StateNumber),
+    DropState,
 }
 
 /// A request that a member was asked and has not answered.

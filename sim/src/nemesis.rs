@@ -3,6 +3,7 @@
 
 use crate::chance::{Chance, Concern};
 use crate::schedule::{Fault, Item, Schedule};
+use crate::snapshot::RECEIVER_PHASES;
 
 const CHAOS_BEGIN_MS: u64 = 2_000;
 const CHAOS_END_MS: u64 = 46_000;
@@ -12,9 +13,12 @@ const FAULTS_MAX: u64 = 26;
 /// A tenth of the seeds end in a cut that is not healed at first.
 const STANDING_CUT_PERMILLE: u64 = 100;
 /// Kinds drawn from: see [`draw`].
-const KINDS: u64 = 23;
+const KINDS: u64 = 24;
 /// Of a thousand seeds, how many let leaders die one after the other while entries travel one by one.
 const STORMY_PERMILLE: u64 = 80;
+
+/// Of a thousand seeds, how many leave members so far behind that they need snapshots, and strike those on their way.
+const LAGGING_PERMILLE: u64 = 250;
 
 #[must_use]
 pub fn schedule(seed: u64) -> Schedule {
@@ -36,6 +40,11 @@ pub fn schedule(seed: u64) -> Schedule {
     if stormy {
         for at_ms in [4_000, 18_000, 32_000] {
             items.push(Item { at_ms, fault: storm(&mut chance) });
+        }
+    }
+    if chance.permille(LAGGING_PERMILLE) {
+        for at_ms in [5_000, 16_000, 27_000, 38_000] {
+            items.extend(lag(&mut chance, at_ms, members));
         }
     }
     for _ in 0..chance.between(FAULTS_MIN, FAULTS_MAX) {
@@ -87,6 +96,7 @@ fn draw(chance: &mut Chance, allowed: &[u64], members: usize, doomed: &[usize]) 
         19 => Fault::Compaction { times: chance.between(1, 4) },
         20 => Fault::Transfer { target: member, deaf_ms: if chance.permille(500) { chance.between(300, 2_500) } else { 0 } },
         21 => Fault::ReadError { member, reads: chance.tailed(0, 500) },
+        22 => snapshot(chance, ms, down_ms),
         _ => storm(chance),
     }
 }
@@ -99,6 +109,23 @@ fn rot(chance: &mut Chance, doomed: &[usize], down_ms: u64) -> Fault {
         1 => Fault::RowRot { member },
         _ => Fault::JournalRot { member, down_ms },
     }
+}
+
+fn snapshot(chance: &mut Chance, ms: u64, down_ms: u64) -> Fault {
+    match chance.below(6) {
+        0 => Fault::SnapshotCut { ms },
+        1 => Fault::SnapshotFlip,
+        2 => Fault::SenderKill { down_ms },
+        _ => Fault::ReceiverKill { phase: chance.below(RECEIVER_PHASES), down_ms },
+    }
+}
+
+/// A member is away for long, and what brings it back may be struck.
+fn lag(chance: &mut Chance, at_ms: u64, members: usize) -> [Item; 2] {
+    let (member, down_ms) = (chance.below(members as u64) as usize, chance.between(3_000, 8_000));
+    let (ms, again_ms) = (chance.tailed(200, 4_000), chance.tailed(50, 2_000));
+    let away = Item { at_ms, fault: Fault::Kill { member, down_ms, at_write: false } };
+    [away, Item { at_ms: at_ms + 1, fault: snapshot(chance, ms, again_ms) }]
 }
 
 /// Mostly as bad as a broken oscillator, sometimes far worse: no answer may depend on clocks.

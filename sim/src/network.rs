@@ -3,7 +3,7 @@
 use crate::chance::{Chance, Concern};
 use crate::clock::{MILLISECOND, Nanos};
 use crate::schedule::FaultClass;
-use quorate_core::consensus::{Envelope, ForwardMessage, LeaseMessage, Message, RaftMessage, ReadMessage};
+use quorate_core::consensus::{Envelope, ForwardMessage, LeaseMessage, Message, RaftMessage, ReadMessage, SnapshotMessage};
 
 /// Members of the largest cluster; a link is a bit of a `u64`.
 pub const MEMBERS_MAX: usize = 8;
@@ -186,6 +186,13 @@ pub fn digest(envelope: &Envelope, mix: &mut impl FnMut(u64)) {
         Message::Read(ReadMessage::Reply { reads, index }) => mix(13 ^ (reads.len() as u64) << 8 ^ index.0 << 32),
         Message::Read(ReadMessage::Refused { reads }) => mix(14 ^ (reads.len() as u64) << 8),
         Message::Raft(RaftMessage::TimeoutNow) => mix(15),
+        Message::Snapshot(SnapshotMessage::Offer(snapshot)) => mix(16 ^ snapshot.id.number << 8 ^ snapshot.last.index.0 << 32),
+        Message::Snapshot(SnapshotMessage::Fetch { snapshot, after }) => {
+            mix(17 ^ snapshot.number << 8 ^ (after.as_ref().map_or(0, |row| row.key.len()) as u64) << 32);
+        }
+        Message::Snapshot(SnapshotMessage::Chunk { chunk, .. }) => mix(18 ^ u64::from(chunk.checksum) << 8),
+        Message::Snapshot(SnapshotMessage::Over { snapshot }) => mix(19 ^ snapshot.number << 8),
+        Message::Snapshot(SnapshotMessage::Gone { snapshot }) => mix(20 ^ snapshot.number << 8),
     }
 }
 

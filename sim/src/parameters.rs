@@ -2,12 +2,12 @@
 
 use crate::chance::{Chance, Concern};
 use crate::clock::{MILLISECOND, Nanos};
-use crate::schedule::{Fault, Schedule};
+use crate::schedule::{Fault, Item, Schedule};
 use crate::workload::WorkloadShape;
 use quorate_core::consensus::Limits;
 use quorate_core::lease::LeaseLimits;
 use quorate_core::machine::MachineLimits;
-use quorate_core::member::{BatchLimits, INPUTS_PER_FLUSH, MemberLimits, MemberSettings, SyncLimits};
+use quorate_core::member::{BatchLimits, INPUTS_PER_FLUSH, MemberLimits, MemberSettings, SnapshotLimits, SyncLimits};
 use quorate_core::wal::WalSettings;
 use quorate_core::watch::HubLimits;
 use std::time::Duration;
@@ -58,6 +58,8 @@ impl Parameters {
             forward_window: roomy.forward_window,
             unapplied_bytes: roomy.unapplied_bytes,
             retained_entries: chance.between(0, 200),
+            kept_bytes: roomy.kept_bytes,
+            absent_after: Duration::from_millis(chance.between(500, 6_000)),
         };
         let roomy = HubLimits::default();
         let mut hub = HubLimits {
@@ -115,7 +117,20 @@ impl Parameters {
                 taken_up_at_once: chance.between(1, 4) as usize,
                 calls: LeaseLimits::default().calls,
             },
+            snapshot: SnapshotLimits {
+                chunk_bytes: chance.between(200, 8 << 10) as usize,
+                pause: Duration::from_millis(chance.below(6)),
+                retry: Duration::from_millis(chance.between(50, 500)),
+                idle: Duration::from_millis(chance.between(2_000, 8_000)),
+                longest: Duration::from_millis(chance.between(4_000, 20_000)),
+            },
         };
+        // So little is kept that whoever was away needs a snapshot.
+        let is_struck = |item: &Item| item.fault.class().is_of_snapshots();
+        if chance.permille(500) || schedule.items.iter().any(is_struck) {
+            limits.retained_entries = chance.between(0, 10);
+            member.sync.entries = chance.between(1, 30);
+        }
         // A full store refuses writes until an operator comes, which a cut that must be survived leaves no time for.
         if schedule.standing_cut.is_none() && chance.permille(150) {
             member.quota_bytes = Some(chance.between(4 << 10, 16 << 10));
@@ -149,6 +164,7 @@ impl Parameters {
             member.limits.tickets = chance.between(16, 64) as usize;
             wal.segment_bytes = chance.between(4 << 10, 16 << 10);
             wal.spare_segments = chance.below(3) as usize;
+            limits.kept_bytes = chance.between(4 << 10, 64 << 10);
         }
         let workload = WorkloadShape {
             pause: chance.between(600, 1_000) * MILLISECOND,

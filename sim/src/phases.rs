@@ -1,5 +1,6 @@
 //! After the chaos: for some seeds a cut that stays, then healing, and the proof that the cluster lives and its members agree.
 
+use crate::chance::{Chance, Concern};
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::invariants::Checker;
 use crate::world::{Event, Phase, World};
@@ -15,6 +16,8 @@ const TERMS_MAX: u64 = 5;
 const STEADY_TIMEOUTS: Nanos = 4;
 /// A write that was refused for lack of room is tried again after so long.
 const PROBE_PAUSE: Nanos = 100 * MILLISECOND;
+/// Of a thousand seeds, how many have a member that comes back when all is quiet.
+const LATE_RETURN_PERMILLE: u64 = 300;
 /// The identity of the cut among the disturbances.
 const CUT: u64 = u64::MAX;
 
@@ -106,6 +109,7 @@ impl World {
                     });
                 }
                 let stop = (self.now + SECOND).max(self.run_min_end().saturating_sub(3 * SECOND));
+                let stop = self.plan_late_return(stop);
                 self.at(stop, Event::Phase(Phase::Stopping));
             }
             Phase::Stopping => {
@@ -134,6 +138,22 @@ impl World {
             }
             Phase::Judged => self.done = true,
         }
+    }
+
+    /// In some seeds a member misses the last writes and is back when nobody writes any more: what it lacks may be gone everywhere.
+    /// Says when clients stop.
+    fn plan_late_return(&mut self, stop: Nanos) -> Nanos {
+        let members = self.members.len();
+        let mut chance = Chance::new(self.schedule.seed, Concern::Snapshot, u64::MAX);
+        let member = chance.below(members as u64) as usize;
+        if !chance.permille(LATE_RETURN_PERMILLE) || self.alive().count() < members {
+            return stop;
+        }
+        let absent_after = self.parameters.limits.absent_after.as_nanos() as Nanos;
+        let away = absent_after + chance.between(SECOND / 2, 3 * SECOND);
+        let (stop, incarnation) = (stop.max(self.now + away), self.members[member].incarnation);
+        self.at(stop - away, Event::Die { member, incarnation, down: away + SECOND / 2 });
+        stop
     }
 
     fn judge_cut(&mut self) {

@@ -44,6 +44,9 @@ impl World {
             Ok(recovered) => recovered,
             Err(damage) => return self.refuse_to_start(member, &damage),
         };
+        if recovered.state > self.members[member].state {
+            return self.start_on_received(member, &recovered);
+        }
         let (base, end) = (recovered.base.index, recovered.planner.end().index);
         if lost && base > applied {
             return self.lose(member, "its state is gone and its log does not reach back so far");
@@ -93,6 +96,20 @@ impl World {
         self.checks.on_recovered(member, process.log.consensus(), term);
         self.plan_run(member, 0);
         self.plan_state(member);
+    }
+
+    /// The log goes on from a state that was received: that one counts from here on, as if it had always been there.
+    fn start_on_received(&mut self, member: usize, recovered: &Recovered) {
+        let host = &mut self.members[member];
+        match host.receiving.take() {
+            Some((number, store)) if number == recovered.state => {
+                (host.store, host.state) = (store, number);
+                self.start(member);
+            }
+            found => self.checks.report(Checker::StateBehindLog, || {
+                format!("member {member}'s log goes on from state {}, of which {:?} is there", recovered.state, found.map(|found| found.0))
+            }),
+        }
     }
 
     fn recover(&self, member: usize, applied: LogIndex) -> Result<Recovered, WalDamage> {
@@ -174,6 +191,9 @@ impl World {
         }
         let disk = host.disk.counters;
         let store = if power_lost { host.store.crash(&mut host.store_chance, may_break) } else { StoreCrash::Lost(0) };
+        if power_lost && let Some((_, store)) = &mut host.receiving {
+            store.crash(&mut host.store_chance, false);
+        }
         let incarnation = host.incarnation;
         if disk.crashes_that_mattered > before.crashes_that_mattered {
             self.tally.fired(FaultClass::Torn);
@@ -284,6 +304,11 @@ impl World {
         }
         process.log.flush(now, &mut out);
         let more = !process.inbox.is_empty();
+        for effect in &out {
+            if let LogEffect::State(Order::Install(last)) = effect {
+                self.checks.on_install(member, *last);
+            }
+        }
         self.observe(member);
         let incarnation = self.members[member].incarnation;
         for effect in out.drain(..) {
@@ -418,9 +443,13 @@ impl World {
             LogEffect::Wal(work) => self.on_wal_work(member, work),
             LogEffect::Send(envelope) => self.send(member, envelope),
             LogEffect::State(order) => {
-                if let Order::Apply { entries, owed } = &order {
-                    let host = &mut self.members[member];
-                    host.process.as_mut().expect("runs").rank(host.id, entries, owed);
+                match &order {
+                    Order::Apply { entries, owed } => {
+                        let host = &mut self.members[member];
+                        host.process.as_mut().expect("runs").rank(host.id, entries, owed);
+                    }
+                    Order::Install(_) => self.strike_installer(member),
+                    _ => {}
                 }
                 self.tell_state(member, StateInput::Log(order));
             }
@@ -438,6 +467,12 @@ impl World {
             StateEffect::Publish(view) => self.on_publish(member, view),
             StateEffect::Answer(ticket, answer) => self.on_answer(member, ticket, answer),
             StateEffect::Log(report) => self.tell(member, LogInput::State(report)),
+            StateEffect::ReadChunk(read) => {
+                let incarnation = self.members[member].incarnation;
+                let delay = self.members[member].store_chance.tailed(100_000, 10 * MILLISECOND);
+                self.after(delay, Event::ReadChunk { member, incarnation, read: Box::new(read) });
+            }
+            StateEffect::Snapshot(notice) => self.on_snapshot_notice(member, &notice),
             StateEffect::Fatal(reason) => self.on_fatal(member, &reason),
         }
     }

@@ -128,6 +128,21 @@ pub enum Fault {
         target: usize,
         deaf_ms: u64,
     },
+    /// The next snapshot on its way: sender and receiver do not reach each other for so long.
+    SnapshotCut {
+        ms: u64,
+    },
+    /// A bit of one of its chunks flips.
+    SnapshotFlip,
+    /// Its sender dies.
+    SenderKill {
+        down_ms: u64,
+    },
+    /// Its receiver dies: as it begins, stores rows, syncs them, says in its log that it goes on from there, switches, or has switched.
+    ReceiverKill {
+        phase: u64,
+        down_ms: u64,
+    },
     /// Windows, batches, segments and slices are tiny in this run.
     Tiny,
 }
@@ -170,10 +185,16 @@ pub enum FaultClass {
     Tiny,
     /// The quota of the state store is small in this run.
     Quota,
+    /// A member was so far behind that it was sent a snapshot.
+    Snapshot,
+    SnapshotCut,
+    SnapshotFlip,
+    SenderKill,
+    ReceiverKill,
 }
 
 impl FaultClass {
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 35] = [
         Self::Kill,
         Self::Torn,
         Self::SplitWrite,
@@ -204,11 +225,21 @@ impl FaultClass {
         Self::Transfer,
         Self::Tiny,
         Self::Quota,
+        Self::Snapshot,
+        Self::SnapshotCut,
+        Self::SnapshotFlip,
+        Self::SenderKill,
+        Self::ReceiverKill,
     ];
 
     #[must_use]
     pub const fn is_cut(self) -> bool {
-        matches!(self, Self::OneWay | Self::Symmetric | Self::Bridge | Self::Star | Self::Chain)
+        matches!(self, Self::OneWay | Self::Symmetric | Self::Bridge | Self::Star | Self::Chain | Self::SnapshotCut)
+    }
+
+    #[must_use]
+    pub const fn is_of_snapshots(self) -> bool {
+        matches!(self, Self::SnapshotCut | Self::SnapshotFlip | Self::SenderKill | Self::ReceiverKill)
     }
 
     /// When a fault of this class counts as having mattered: it met something that it could change.
@@ -240,6 +271,10 @@ impl FaultClass {
             Self::Transfer => "the target was elected",
             Self::Tiny => "a message or window was filled to its limit, or a WAL segment was left for a new one",
             Self::Quota => "a write was refused because it would exceed the quota",
+            Self::Snapshot => "it was installed",
+            Self::SnapshotCut | Self::SenderKill => "a chunk was on its way",
+            Self::SnapshotFlip => "the receiver noticed and began anew",
+            Self::ReceiverKill => "the receiver came to that point",
         }
     }
 }
@@ -279,6 +314,10 @@ impl Fault {
             Self::ClockStep { .. } => FaultClass::ClockStep,
             Self::Compaction { .. } => FaultClass::Compaction,
             Self::Transfer { .. } => FaultClass::Transfer,
+            Self::SnapshotCut { .. } => FaultClass::SnapshotCut,
+            Self::SnapshotFlip => FaultClass::SnapshotFlip,
+            Self::SenderKill { .. } => FaultClass::SenderKill,
+            Self::ReceiverKill { .. } => FaultClass::ReceiverKill,
             Self::Tiny => FaultClass::Tiny,
         }
     }

@@ -3,8 +3,10 @@
 use crate::clock::MILLISECOND;
 use crate::invariants::Checker;
 use crate::member::StoreTask;
+use crate::store::SimStore;
 use crate::world::{Event, World};
 use quorate_core::member::{StateInput, StoreDone, StoreWork};
+use quorate_core::types::BatchNumber;
 
 impl World {
     pub(crate) fn on_store_work(&mut self, member: usize, work: StoreWork) {
@@ -20,7 +22,13 @@ impl World {
             }
             StoreWork::Sync => StoreTask::Sync,
             StoreWork::Retire { table, below } => StoreTask::Retire(table, below),
+            StoreWork::BeginState { state, anew } => StoreTask::BeginState(state, anew),
+            StoreWork::StoreRows { state, batch } => StoreTask::StoreRows(state, batch),
+            StoreWork::SyncState { state } => StoreTask::SyncState(state),
+            StoreWork::SwitchState { state } => StoreTask::SwitchState(state),
+            StoreWork::DropState { .. } => StoreTask::DropState,
         };
+        self.strike_receiver(member, &task);
         self.members[member].process.as_mut().expect("runs").tasks.push_back(task);
         self.pump_store(member);
     }
@@ -31,9 +39,9 @@ impl World {
         let Some(task) = process.tasks.front() else { return };
         process.store_busy = true;
         let most = match task {
-            StoreTask::Persist(..) => 4 * MILLISECOND,
-            StoreTask::Sync => 40 * MILLISECOND,
-            StoreTask::Retire(..) => 2 * MILLISECOND,
+            StoreTask::Persist(..) | StoreTask::StoreRows(..) => 4 * MILLISECOND,
+            StoreTask::Sync | StoreTask::SyncState(_) => 40 * MILLISECOND,
+            StoreTask::Retire(..) | StoreTask::BeginState(..) | StoreTask::SwitchState(_) | StoreTask::DropState => 2 * MILLISECOND,
         };
         let incarnation = host.incarnation;
         let time = host.store_chance.tailed(100_000, most);
@@ -61,6 +69,35 @@ impl World {
                 let (reader, stored_bytes) = (host.store.reader(), host.store.bytes());
                 self.tell_state(member, StateInput::Store(StoreDone::Retired { reader, stored_bytes }));
             }
+            StoreTask::BeginState(state, anew) => {
+                if anew || host.receiving.as_ref().is_none_or(|(number, _)| *number != state) {
+                    host.receiving = Some((state, SimStore::new()));
+                }
+                let reader = host.receiving.as_ref().expect("made above").1.reader();
+                self.tell_state(member, StateInput::Store(StoreDone::StateBegun { reader }));
+            }
+            StoreTask::StoreRows(state, batch) => {
+                let (number, store) = host.receiving.as_mut().expect("begun before rows come");
+                assert_eq!(*number, state, "rows of another state");
+                store.commit(&batch);
+                let (reader, stored_bytes) = (store.reader(), store.bytes());
+                self.tell_state(member, StateInput::Store(StoreDone::StateStored { reader, stored_bytes }));
+            }
+            StoreTask::SyncState(state) => {
+                let (number, store) = host.receiving.as_mut().expect("begun before it is synced");
+                assert_eq!(*number, state, "another state than the one received");
+                store.sync();
+                let (reader, stored_bytes) = (store.reader(), store.bytes());
+                self.tell_state(member, StateInput::Store(StoreDone::StateStored { reader, stored_bytes }));
+            }
+            StoreTask::SwitchState(state) => {
+                let (number, store) = host.receiving.take().expect("received before it is switched to");
+                assert_eq!(number, state, "another state than the one received");
+                (host.store, host.state) = (store, state);
+                process.persisted = BatchNumber::default();
+                self.tell_state(member, StateInput::Store(StoreDone::Switched));
+            }
+            StoreTask::DropState => host.receiving = None,
         }
         self.pump_store(member);
     }

@@ -35,7 +35,7 @@ impl World {
         self.tell(member, LogInput::PeerClosed(peer));
     }
 
-    pub(crate) fn send(&mut self, member: usize, envelope: Envelope) {
+    pub(crate) fn send(&mut self, member: usize, mut envelope: Envelope) {
         let reported = self.members[member].process.as_ref().expect("runs").reported;
         self.checks.on_sent(member, reported, &envelope);
         let to = self.name(envelope.to);
@@ -57,6 +57,7 @@ impl World {
             }
             *left -= 1;
         }
+        self.strike_chunk(member, to, &mut envelope);
         let fate = self.network.send(self.now, member, to);
         let weighty = is_weighty(&envelope.message);
         if let Some(class) = fate.cause.filter(|_| weighty && fate.arrivals[0].is_none() && self.members[to].process.is_some()) {

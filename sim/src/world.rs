@@ -15,7 +15,8 @@ use crate::v2::{self, V2_CLIENTS, tend};
 use crate::workload::{CLIENTS, Port, WATCHERS, observe, operate};
 use quorate_checker::history::{OpId, Outcome};
 use quorate_core::consensus::Envelope;
-use quorate_core::member::LogEffect;
+use quorate_core::member::{LogEffect, ReadChunk, StateInput};
+use quorate_core::storage::MemoryStore;
 use quorate_core::types::{MemberId, SegmentId};
 use quorate_core::watch::WatchResponse;
 use std::{
@@ -48,6 +49,7 @@ pub(crate) enum Event {
     DiskDone { member: usize, incarnation: u64 },
     StoreDone { member: usize, incarnation: u64 },
     LogRead { member: usize, incarnation: u64, segment: SegmentId, offset: u64, length: u32 },
+    ReadChunk { member: usize, incarnation: u64, read: Box<ReadChunk<MemoryStore>> },
     Die { member: usize, incarnation: u64, down: Nanos },
     Restart { member: usize, incarnation: u64 },
     Request { op: OpId },
@@ -84,6 +86,7 @@ impl Event {
             | Self::HubWake { member, incarnation }
             | Self::DiskDone { member, incarnation }
             | Self::StoreDone { member, incarnation }
+            | Self::ReadChunk { member, incarnation, .. }
             | Self::LogRead { member, incarnation, .. } => Some((*member, Some(*incarnation))),
             Self::Request { op } => world.sessions.ops.get(op).map(|op| (op.member, None)),
             Self::V2Request { op } => world.v2_member(*op).map(|member| (member, None)),
@@ -127,6 +130,7 @@ impl Event {
             Self::V2Request { op } => 30 ^ op << 8,
             Self::V2Reply { op, .. } => 31 ^ op << 8,
             Self::V2GiveUp { op, .. } => 32 ^ op << 8,
+            Self::ReadChunk { .. } => 33,
             Self::Probe { member } => 29 ^ (*member as u64) << 8,
         }
     }
@@ -198,6 +202,8 @@ pub struct World {
     /// So many more leaders die, each at most so long after its election.
     pub(crate) storm: (u64, Nanos),
     pub(crate) storm_victims: u64,
+    /// Faults that wait for a snapshot to be on its way.
+    pub(crate) ambush: crate::snapshot::Ambush,
     pub(crate) off: Option<Checker>,
     pub(crate) log_effects: Vec<LogEffect>,
     pub(crate) done: bool,
@@ -252,6 +258,7 @@ impl World {
             transfer_to: None,
             storm: (0, 0),
             storm_victims: 0,
+            ambush: crate::snapshot::Ambush::default(),
             off,
             log_effects: Vec::new(),
             done: false,
@@ -400,6 +407,7 @@ impl World {
             Event::DiskDone { member, .. } => self.on_disk_done(member),
             Event::StoreDone { member, .. } => self.on_store_done(member),
             Event::LogRead { member, segment, offset, length, .. } => self.on_log_read(member, segment, offset, length),
+            Event::ReadChunk { member, read, .. } => self.tell_state(member, StateInput::ChunkRead(read.run())),
             Event::Die { member, incarnation, down } => {
                 if self.members[member].incarnation == incarnation {
                     self.kill(member, Some(down));

@@ -30,6 +30,8 @@ use std::{
 const MEMBERS: usize = 3;
 /// Without an acknowledgement for so long the cluster counts as dead.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
+/// The log is kept from its first entry on, so that it can be read as a witness; what happens where it is not is for `snapshots`.
+const WHOLE_LOG: [&str; 1] = ["--snapshot-catchup-entries=1000000000"];
 /// Acknowledged writes between two faults.
 const WRITES_BETWEEN: u64 = 500;
 
@@ -172,7 +174,7 @@ fn strikes(server: Server, options: &Options) -> Result<bool, Box<dyn Error>> {
         return Ok(true);
     }
     let numbers = Numbers { writers: options.writers, readers: options.readers, watchers: options.watchers, pause: Duration::ZERO };
-    let mut run = Run::start(Cluster::start(server, MEMBERS, &[])?, numbers)?;
+    let mut run = Run::start(Cluster::start(server, MEMBERS, &WHOLE_LOG)?, numbers)?;
     let mut outages = Vec::new();
     for (number, &fault) in plan.iter().enumerate() {
         run.wait_writes(fault.name())?;

@@ -12,6 +12,7 @@ mod normalise;
 mod peers;
 mod process;
 mod recorder;
+mod snapshots;
 mod wire;
 mod witness;
 
@@ -44,6 +45,8 @@ enum Suite {
     Chaos(chaos::Options),
     /// Grant, keep and let go leases in true time while leaders are killed; then let very many of them end at one moment.
     Leases(leases::Options),
+    /// Leave members behind under load, kill sender and receiver on the way: installed by snapshot, resumed, equal.
+    Snapshots(snapshots::Options),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Suite::Benchmark(options) => benchmark::run(&options),
         Suite::Chaos(options) => chaos::run(&options),
         Suite::Leases(options) => leases::run(&options),
+        Suite::Snapshots(options) => snapshots::run(&options),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

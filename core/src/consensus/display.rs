@@ -1,7 +1,8 @@
 //! Inputs, effects and messages in protocol notation: one line each, as traces, logs and the console show them.
 
 use super::{
-    ConsensusEffect, ConsensusInput, Envelope, ForwardMessage, ForwardRefusal, LeaseMessage, Message, RaftMessage, ReadMessage, Role,
+    ConsensusEffect, ConsensusInput, Envelope, ForwardMessage, ForwardRefusal, Installable, LeaseMessage, Message, Position, RaftMessage,
+    ReadMessage, Role, SnapshotMessage,
 };
 use crate::types::Term;
 use core::fmt::{self, Display, Formatter};
@@ -74,6 +75,18 @@ impl Display for Envelope {
             Message::Forward(ForwardMessage::Refused { requests, refusal }) => {
                 write!(f, "ForwardRefused@{term} {} {refusal}", List(requests))
             }
+            Message::Snapshot(SnapshotMessage::Offer(snapshot)) => {
+                write!(f, "Offer@{term} snapshot={} through={} revision={}", snapshot.id.number, snapshot.last, snapshot.revision)
+            }
+            Message::Snapshot(SnapshotMessage::Fetch { snapshot, after: None }) => write!(f, "Fetch@{term} snapshot={}", snapshot.number),
+            Message::Snapshot(SnapshotMessage::Fetch { snapshot, after: Some(Position { table, key }) }) => {
+                write!(f, "Fetch@{term} snapshot={} after={table:?}/{}", snapshot.number, key.escape_ascii())
+            }
+            Message::Snapshot(SnapshotMessage::Chunk { snapshot, chunk }) => {
+                write!(f, "Chunk@{term} snapshot={} of {} bytes", snapshot.number, chunk.body.len())
+            }
+            Message::Snapshot(SnapshotMessage::Over { snapshot }) => write!(f, "Over@{term} snapshot={}", snapshot.number),
+            Message::Snapshot(SnapshotMessage::Gone { snapshot }) => write!(f, "Gone@{term} snapshot={}", snapshot.number),
         }
     }
 }
@@ -113,6 +126,8 @@ impl Display for ConsensusInput {
             Self::LogRead { segment, bytes, .. } => write!(f, "log read from segment {segment}, {} bytes", bytes.len()),
             Self::Applied(index) => write!(f, "applied {index}"),
             Self::StateSynced(index) => write!(f, "state synced {index}"),
+            Self::SnapshotEnded(peer) => write!(f, "snapshot to n{peer} ended"),
+            Self::Install(Installable { last, state, .. }) => write!(f, "install state {state} through {last}"),
             Self::DiskFailed => write!(f, "disk failed"),
             Self::Transfer(target) => write!(f, "transfer to n{target}"),
             Self::Lease { to, .. } => write!(f, "tell n{to} about leases"),
@@ -133,6 +148,11 @@ impl Display for ConsensusEffect {
             Self::Send(envelope) => write!(f, "{envelope}"),
             Self::ReadLog { segment, .. } => write!(f, "read log in segment {segment}"),
             Self::Committed(entries) => write!(f, "committed {}", List(entries)),
+            Self::SendSnapshot { to, first } => write!(f, "send n{to} a snapshot for a log from {first} on"),
+            Self::StopSnapshot(to) => write!(f, "send n{to} no snapshot"),
+            Self::Snapshot { from, message } => write!(f, "from n{from}: {message:?}"),
+            Self::Install(last) => write!(f, "install through {last}"),
+            Self::NotInstalled => write!(f, "not installed"),
             Self::ReadReady(read, index) => write!(f, "read {read} ready at {index}"),
             Self::RefuseRead(read, refusal) => write!(f, "refuse read {read}: {refusal:?}"),
             Self::Refuse(request, refusal) => write!(f, "refuse {request}: {refusal:?}"),

@@ -1,7 +1,7 @@
 //! What this member's disk still holds back: writes under way, and the messages that promise what they contain.
 
 use super::Envelope;
-use crate::types::{LogIndex, Monotonic, WriteNumber};
+use crate::types::{LogId, LogIndex, Monotonic, StateNumber, WriteNumber};
 use crate::wal::{Planner, Record};
 use alloc::{collections::VecDeque, vec::Vec};
 use core::time::Duration;
@@ -102,6 +102,15 @@ impl Durability {
             }
             _ => {}
         }
+    }
+
+    /// The log is void and goes on behind `last`. Of what it held, entries through `kept` are what `last` stands for; no write
+    /// vouches for others.
+    pub(super) fn install(&mut self, last: LogId, state: StateNumber, kept: LogIndex) {
+        self.planner.install(last, state);
+        self.unsealed = true;
+        self.durable = self.durable.min(kept);
+        self.outstanding.iter_mut().for_each(|write| write.end = write.end.min(kept));
     }
 
     /// A message that promises our term or vote: to be sent now if that is durable, else held back.

@@ -1,10 +1,10 @@
 //! What goes into the consensus actor and what comes out: the only way anything happens.
 
-use super::{Envelope, LeaseMessage, Role};
+use super::{Envelope, Installable, LeaseMessage, Role, SnapshotMessage};
 use crate::command::Refusal;
 use crate::entry::Entry;
 use crate::storage::WalOp;
-use crate::types::{LogIndex, MemberId, ReadId, RequestId, SegmentId, Term, WriteNumber};
+use crate::types::{LogId, LogIndex, MemberId, ReadId, RequestId, SegmentId, Term, WriteNumber};
 use alloc::{sync::Arc, vec::Vec};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,10 @@ pub enum ConsensusInput {
     Applied(LogIndex),
     /// The state store is on stable storage to here, so the log before it is not needed by this member.
     StateSynced(LogIndex),
+    /// No snapshot is being sent to that member any more, for whatever reason.
+    SnapshotEnded(MemberId),
+    /// A snapshot was received whole and lies, synced, beside this member's state. Answered with `Install` or `NotInstalled`.
+    Install(Installable),
     /// A WAL operation failed. Nothing more will become durable in this life.
     DiskFailed,
     /// Hand leadership to that member.
@@ -74,6 +78,22 @@ pub enum ConsensusEffect {
     },
     /// These entries are committed; apply them in order.
     Committed(Arc<[Entry]>),
+    /// Bring that member a state from which a log that begins with `first` goes on; say `SnapshotEnded` when it is over.
+    SendSnapshot {
+        to: MemberId,
+        first: LogIndex,
+    },
+    /// It needs none any more: its log goes on by itself.
+    StopSnapshot(MemberId),
+    /// Another member says this over a snapshot.
+    Snapshot {
+        from: MemberId,
+        message: SnapshotMessage,
+    },
+    /// The log goes on behind that entry. Once it is durable there, what is applied is what was received.
+    Install(LogId),
+    /// The log needs no snapshot: what was received is of no use.
+    NotInstalled,
     /// A read may be answered from any state applied to this index or beyond.
     ReadReady(ReadId, LogIndex),
     /// A read was not confirmed; the client may try again with a new id.

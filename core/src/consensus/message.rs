@@ -1,6 +1,6 @@
 //! What members say to each other, one enum for each concern. All of them are append-only: variant numbers are on the wire.
 
-use super::Proposal;
+use super::{Proposal, SnapshotMessage};
 use crate::entry::Entry;
 use crate::lease::{LeaseCall, LeaseTime};
 use crate::types::{LogId, LogIndex, MemberId, ReadId, RequestId, Term};
@@ -23,6 +23,7 @@ pub enum Message {
     Read(ReadMessage),
     Forward(ForwardMessage),
     Lease(LeaseMessage),
+    Snapshot(SnapshotMessage),
 }
 
 /// Elections and replication.
@@ -61,8 +62,8 @@ pub enum RaftMessage {
         hint: LogId,
         round: u64,
     },
-    /// `commit` is never above what the receiver acknowledged. `replicated`: every member's log agrees durably through here, so
-    /// nobody needs the log before it from anyone.
+    /// `commit` is never above what the receiver acknowledged. `replicated`: every member that the sender hears agrees durably
+    /// through here, so none of them needs the log before it from anyone.
     Heartbeat {
         commit: LogIndex,
         round: u64,
@@ -130,6 +131,7 @@ impl Message {
         match self {
             Self::Raft(message) => message.highest_index(),
             Self::Read(ReadMessage::Reply { index, .. }) => *index,
+            Self::Snapshot(message) => message.highest_index(),
             Self::Read(ReadMessage::Request(_) | ReadMessage::Refused { .. }) | Self::Forward(_) | Self::Lease(_) => LogIndex(0),
         }
     }
@@ -151,6 +153,11 @@ impl RaftMessage {
 impl From<RaftMessage> for Message {
     fn from(message: RaftMessage) -> Self {
         Self::Raft(message)
+    }
+}
+impl From<SnapshotMessage> for Message {
+    fn from(message: SnapshotMessage) -> Self {
+        Self::Snapshot(message)
     }
 }
 impl From<ReadMessage> for Message {

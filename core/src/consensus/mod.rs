@@ -45,7 +45,7 @@
 //! only a leader has is in [`leader`], whose methods nobody else can reach. [`follower`] takes what [`replication`] sends;
 //! [`proposal`] and [`read_index`] hold both ends of theirs.
 //!
-//! Not here yet: snapshots to followers below the WAL's start, reconfiguration by clients.
+//! Not here yet: reconfiguration by clients.
 
 mod cluster_clock;
 mod display;
@@ -63,10 +63,12 @@ mod quorum;
 mod read_index;
 mod replication;
 mod shared;
+mod snapshot;
 
 pub use crate::entry::{Configuration, Entry, Payload};
 pub use io::{ConsensusEffect, ConsensusInput, Proposal};
 pub use message::{Envelope, ForwardMessage, ForwardRefusal, LeaseMessage, Message, RaftMessage, ReadMessage, Role};
+pub use snapshot::{Chunk, Installable, Position, Snapshot, SnapshotId, SnapshotMessage};
 
 use self::{
     cluster_clock::ClusterClock, durability::Durability, follower::Append, leader::Leader, log::Log, membership::Membership,
@@ -120,8 +122,13 @@ pub struct Limits {
     /// Bytes of entries appended but not applied, above which a leader refuses proposals; of committed ones alone, above which a
     /// follower takes no new entries until some are applied. A log in memory thus holds at most about twice as much.
     pub unapplied_bytes: usize,
-    /// Entries kept in the WAL although every member has them and the state store is synced beyond them.
+    /// Entries kept in the WAL although no member needs them and the state store is synced beyond them
+    /// (`--snapshot-catchup-entries`).
     pub retained_entries: u64,
+    /// Bytes of segments kept for other members alone. Beyond it the oldest go, whoever lacks them.
+    pub kept_bytes: u64,
+    /// A member that the leader has not heard for so long does not hold the log: it is given a snapshot when it is back.
+    pub absent_after: Duration,
 }
 
 impl Default for Limits {
@@ -138,6 +145,8 @@ impl Default for Limits {
             forward_window: 65_536,
             unapplied_bytes: 256 << 20,
             retained_entries: 5_000,
+            kept_bytes: 1 << 30,
+            absent_after: Duration::from_secs(10),
         }
     }
 }
@@ -148,8 +157,8 @@ impl Default for Limits {
 /// million entries a second for a hundred. And no single message takes more than one 4,096th of the numbers there are.
 const AHEAD_MAX: u64 = 1 << 52;
 
-/// The log that this member keeps for others: neither its own state store nor `retained_entries` needs it any more. It has no bound
-/// while a member is away, so the host warns long before the disk is full.
+/// The log that this member keeps for others: neither its own state store nor `retained_entries` needs it any more. Bounded by
+/// `kept_bytes`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct KeptForOthers {
     pub entries: u64,
@@ -274,6 +283,16 @@ impl Consensus {
             }
             ConsensusInput::Applied(index) => self.shared.on_applied(index),
             ConsensusInput::StateSynced(index) => self.shared.on_state_synced(index),
+            ConsensusInput::SnapshotEnded(peer) => {
+                if let Some((leader, shared)) = self.leading() {
+                    leader.on_snapshot_ended(peer, shared);
+                }
+            }
+            ConsensusInput::Install(installable) => match self.state {
+                // It has every entry that is committed, or will learn that it leads no more.
+                State::Leader(_) => out.push(ConsensusEffect::NotInstalled),
+                _ => self.shared.install(installable, out),
+            },
             ConsensusInput::DiskFailed => self.on_disk_failed(),
             ConsensusInput::Transfer(target) => {
                 if let Some((leader, shared)) = self.leading() {
@@ -419,6 +438,11 @@ impl Consensus {
             Message::Read(message) => self.on_read_message(from, message, out),
             Message::Forward(message) => self.on_forward_message(from, message, out),
             Message::Lease(message) => self.shared.on_lease_message(from, message, out),
+            Message::Snapshot(message) => {
+                if !matches!(message, SnapshotMessage::Offer(_)) || self.follow(from, out) {
+                    out.push(ConsensusEffect::Snapshot { from, message });
+                }
+            }
         }
     }
 
@@ -461,6 +485,13 @@ impl Consensus {
         }
     }
 
+    /// A message of this member's other half, with its way and the present term. Only who leads it offers anything.
+    #[must_use]
+    pub fn envelope(&self, to: MemberId, message: SnapshotMessage) -> Option<Envelope> {
+        let may_leave = self.leader().is_some() || !matches!(message, SnapshotMessage::Offer(_));
+        may_leave.then(|| self.shared.envelope(to, message))
+    }
+
     /// Whether a message can be from whom it claims to be.
     fn check_sender(&self, from: MemberId, to: MemberId, message: &Message) -> Result<(), &'static str> {
         let member = self.shared.member();
@@ -472,6 +503,7 @@ impl Consensus {
         }
         let lagging = match message {
             Message::Raft(RaftMessage::Append { .. } | RaftMessage::Heartbeat { .. }) => true,
+            Message::Snapshot(SnapshotMessage::Offer(_) | SnapshotMessage::Chunk { .. } | SnapshotMessage::Gone { .. }) => true,
             Message::Raft(RaftMessage::PreVote { end } | RaftMessage::RequestVote { end, .. }) => *end > self.last(),
             _ => false,
         };

@@ -4,6 +4,10 @@
 //!            acknowledged                 rejected, or the log could not be read
 //!   Probe ────────────────> Replicate     Replicate ────────────────> Probe
 //!   one append, then wait   a window of appends, none waited for
+//!
+//!          what it needs next is gone                  it has it, or nothing more is sent to it
+//!   Probe, Replicate ────────────────> Snapshot     Snapshot ────────────────> Probe, Replicate
+//!                                      no append
 //! ```
 
 use crate::entry::Entry;
@@ -18,6 +22,8 @@ pub(super) enum ProgressState {
     Probe { waiting: bool },
     /// Appends follow each other within the window, without waiting for answers.
     Replicate,
+    /// Needs a state instead of entries. The log after `holds` is kept for it meanwhile.
+    Snapshot { holds: LogIndex },
 }
 
 /// What the leader knows of one other member in this term.
@@ -66,13 +72,36 @@ impl Progress {
         matches!(self.state, ProgressState::Probe { .. })
     }
 
+    pub(super) fn waits_for_snapshot(&self) -> bool {
+        matches!(self.state, ProgressState::Snapshot { .. })
+    }
+
+    pub(super) fn wait_for_snapshot(&mut self, holds: LogIndex) {
+        self.probe_from(self.next);
+        self.reading = None;
+        self.read.clear();
+        self.state = ProgressState::Snapshot { holds };
+    }
+
+    /// Of the log it does not need what is at or below.
+    pub(super) fn holds(&self) -> LogIndex {
+        match self.state {
+            ProgressState::Snapshot { holds } => holds.max(self.matched),
+            ProgressState::Probe { .. } | ProgressState::Replicate => self.matched,
+        }
+    }
+
     pub(super) fn on_matched(&mut self, matched: LogIndex) {
+        // An acknowledgement from before says nothing about the state that it waits for.
+        if self.waits_for_snapshot() && matched <= self.matched {
+            return;
+        }
         self.matched = self.matched.max(matched);
         while let Some((_, bytes)) = self.inflight.pop_front_if(|(last, _)| *last <= matched) {
             self.inflight_bytes -= bytes;
         }
         match self.state {
-            ProgressState::Probe { .. } => {
+            ProgressState::Probe { .. } | ProgressState::Snapshot { .. } => {
                 self.state = ProgressState::Replicate;
                 self.restart_at(self.matched.next());
             }
@@ -105,6 +134,7 @@ impl Progress {
         match self.state {
             ProgressState::Probe { waiting } => !waiting,
             ProgressState::Replicate => self.inflight.len() < appends_max && self.inflight_bytes < bytes_max,
+            ProgressState::Snapshot { .. } => false,
         }
     }
 
@@ -117,6 +147,7 @@ impl Progress {
                 self.next = last.next();
             }
             ProgressState::Replicate => {}
+            ProgressState::Snapshot { .. } => unreachable!("no append leaves for a member that waits for a snapshot"),
         }
         self.probe_due = false;
         self.check_invariants();

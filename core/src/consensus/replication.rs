@@ -1,6 +1,7 @@
 //! ④ The leader brings every log to its own, pipelined (Raft §5.3).
 
 use super::{ConsensusEffect, Entry, RaftMessage, leader::Leader, progress::ProgressState, shared::Shared};
+use crate::mutant::{Mutant, planted};
 use crate::types::{LogId, LogIndex, MemberId, SegmentId};
 use crate::wal::{self, Location};
 use alloc::vec::Vec;
@@ -21,9 +22,16 @@ impl Leader {
         let limits = shared.settings.limits;
         let (round, commit) = (self.rounds.newest, shared.commit);
         let Some(progress) = self.peers.get_mut(&peer) else { return false };
+        if progress.waits_for_snapshot() {
+            return false;
+        }
         let previous = progress.next.previous();
-        // Released with what follows it: only a snapshot can help that member.
-        let Some(term) = shared.term_of(previous) else { return false };
+        let known = if progress.next > shared.released { shared.term_of(previous) } else { None };
+        let known = if planted(Mutant::R12) { Some(known.unwrap_or_default()) } else { known };
+        let Some(term) = known else {
+            self.begin_snapshot(peer, shared, out);
+            return false;
+        };
         let probing = progress.is_probing();
         let window = progress.has_window(limits.inflight_appends, limits.inflight_bytes);
         let behind = progress.next <= shared.log.last().index;
@@ -87,7 +95,11 @@ impl Leader {
         if matched > shared.log.last().index {
             return shared.distrust(from, "acknowledges entries that were never sent", out);
         }
+        let waited = progress.waits_for_snapshot();
         progress.on_matched(matched);
+        if waited && !progress.waits_for_snapshot() {
+            out.push(ConsensusEffect::StopSnapshot(from));
+        }
         self.advance_commit(shared);
         self.finish_round(shared, out);
     }
@@ -105,6 +117,7 @@ impl Leader {
         let stale = match progress.state {
             ProgressState::Probe { .. } => previous.index != progress.next.previous(),
             ProgressState::Replicate => previous.index <= progress.matched,
+            ProgressState::Snapshot { .. } => true,
         };
         if !stale {
             let agreeing = shared.log.find_conflict_by_term(hint);
@@ -126,7 +139,7 @@ impl Leader {
     /// Heartbeats carry what each member may commit, and the newest read round.
     pub(super) fn send_heartbeats(&self, shared: &mut Shared, out: &mut Vec<ConsensusEffect>) {
         let round = self.rounds.newest;
-        let replicated = self.peers.values().map(|peer| peer.matched).fold(shared.durability.durable(), LogIndex::min);
+        let replicated = self.needed_by_none(shared);
         shared.replicated = shared.replicated.max(replicated);
         for (peer, progress) in &self.peers {
             let commit = progress.matched.min(shared.commit);

@@ -5,6 +5,7 @@ use super::{
     follower::Acknowledgement, log::Log, membership::Membership, proposal::Proposals, read_index::Reads,
 };
 use crate::entry::{Configuration, Entry};
+use crate::mutant::{Mutant, planted};
 use crate::types::{LogId, LogIndex, MemberId, Monotonic, Term, WallMs};
 use crate::wal::Record;
 use alloc::vec::Vec;
@@ -36,7 +37,7 @@ pub(super) struct Shared {
     pub(super) delivered: LogIndex,
     pub(super) applied: LogIndex,
     pub(super) state_synced: LogIndex,
-    /// Every member's log is known to agree durably through here.
+    /// No member that the leader hears needs the log through here.
     pub(super) replicated: LogIndex,
     pub(super) released: LogIndex,
     /// The newest commit index that the WAL was told.
@@ -168,11 +169,16 @@ impl Shared {
         self.release_log();
     }
 
-    /// Lets go of the log that neither this member's state store nor any other member needs.
+    /// Lets go of the log that neither this member's state store nor any other member needs, and of what is too much to keep for
+    /// others.
     pub(super) fn release_log(&mut self) {
-        let through = self.state_synced.min(self.replicated).0.saturating_sub(self.settings.limits.retained_entries);
-        if through > self.released.0 {
-            self.released = LogIndex(through);
+        let limits = self.settings.limits;
+        let synced = if planted(Mutant::W6) { self.applied } else { self.state_synced };
+        let unneeded = LogIndex(synced.0.saturating_sub(limits.retained_entries));
+        let surplus = self.durability.planner().surplus(unneeded, limits.kept_bytes);
+        let through = unneeded.min(LogIndex(self.replicated.0.saturating_sub(limits.retained_entries)).max(surplus));
+        if through > self.released {
+            self.released = through;
             self.durability.planner_mut().release(self.released);
             self.log.compact(self.durability.planner().first());
         }
@@ -236,7 +242,8 @@ impl Shared {
         assert!(self.commit <= last, "commit {} beyond the log's end {last}", self.commit);
         assert!(self.durability.durable() <= last, "durable {} beyond the log's end {last}", self.durability.durable());
         assert!(last_term <= self.term, "an entry of term {last_term} in term {}", self.term);
-        assert!(self.released <= self.state_synced, "released {} but the state is synced to {}", self.released, self.state_synced);
+        let needed = self.state_synced < self.released && !planted(Mutant::W6);
+        assert!(!needed, "released {} but the state is synced to {}", self.released, self.state_synced);
         let (unapplied, delivered) = (self.log.unapplied_bytes(), self.log.delivered_bytes());
         assert!(delivered <= unapplied, "{delivered} bytes at the machine, of {unapplied} that are not applied");
         assert_eq!(delivered == 0, self.applied == self.delivered, "{delivered} bytes from {} to {}", self.applied, self.delivered);

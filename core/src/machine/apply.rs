@@ -45,7 +45,7 @@ pub(super) struct AppliedReply {
 #[derive(Debug)]
 pub(super) struct Applier<R: StateReader> {
     /// Whose requests are answered here.
-    answers_for: (MemberId, Boot),
+    pub answers_for: (MemberId, Boot),
     pub store: Store<R>,
     pub applied: LogId,
     /// Over every entry applied and what it wrote.

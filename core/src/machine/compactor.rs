@@ -116,6 +116,15 @@ impl Compactor {
         self.waiters.pop_front().map(|(_, request, reply)| (request, reply))
     }
 
+    /// Takes over the waiters of another state: their compactions are part of this one, or come after it.
+    pub fn inherit(&mut self, before: Self) {
+        self.waiters = before.waiters;
+    }
+
+    pub fn waiters(&self) -> impl Iterator<Item = RequestId> {
+        self.waiters.iter().map(|(_, request, _)| *request)
+    }
+
     fn is_given_back(&self, compaction: Revision) -> bool {
         self.retired.main.next() >= compaction
     }

@@ -1,6 +1,7 @@
 //! The small rows of [`Table::Meta`]: what the machine knows beside key-values, written behind in the same batches.
 
 use crate::command::{Alarm, MemberAttributes};
+use crate::consensus::{Position, SnapshotId};
 use crate::entry::Configuration;
 use crate::lease::Lease;
 use crate::mvcc::hash::RunningHash;
@@ -40,6 +41,8 @@ const ALARMS: &[u8] = b"alarms";
 const LEASE: &[u8] = b"lease/";
 /// Just above the keys of all of them.
 const LEASES_END: &[u8] = b"lease0";
+/// Only while a state is being received: which snapshot, and the last row that is here.
+const RECEIVING: &[u8] = b"receiving";
 
 /// How far the store is. In every batch.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -78,6 +81,9 @@ impl Tables {
             return Err(ReadFailed(format!("format {found} is newer than {STATE_FORMAT}, the newest known here")));
         }
         let fresh = Applied { applied: LogId::default(), revision: Revision(1), chain: RunningHash::default() };
+        if read_receiving(reader)?.is_some() {
+            return Err(ReadFailed("it holds a part of a snapshot only".into()));
+        }
         Ok(Self {
             has_format: format == Some(STATE_FORMAT),
             applied: read(reader, APPLIED)?.unwrap_or(fresh),
@@ -145,6 +151,16 @@ fn read_leases<R: StateReader>(reader: &R) -> Result<Vec<(LeaseId, Lease)>, Read
         ControlFlow::Break(())
     })?;
     failed.map_or(Ok(leases), Err)
+}
+
+pub(super) fn read_receiving<R: StateReader>(reader: &R) -> Result<Option<(SnapshotId, Position)>, ReadFailed> {
+    read(reader, RECEIVING)
+}
+pub(super) fn write_receiving(reached: Option<(SnapshotId, Position)>, batch: &mut WriteBatch) {
+    match reached {
+        Some(reached) => write(RECEIVING, &reached, batch),
+        None => batch.delete(Table::Meta, Bytes::from_static(RECEIVING)),
+    }
 }
 
 fn write<T: Serialize>(key: &'static [u8], row: &T, batch: &mut WriteBatch) {

@@ -3,9 +3,10 @@
 use super::log_half::{LogEffect, LogInput, Notice, WalDone, WalWork};
 use super::orders::{Order, Owed, Report};
 use super::request::{Answer, Body, Request, Ticket};
+use super::snapshot::SnapshotNotice;
 use super::state_half::{StateEffect, StateInput, StoreDone, StoreWork};
 use crate::command::{OpReply, Refusal, Reply};
-use crate::consensus::Role;
+use crate::consensus::{Role, SnapshotMessage};
 use crate::storage::StateReader;
 use core::fmt::{self, Display, Formatter};
 
@@ -103,6 +104,11 @@ impl Display for Order {
             Self::Serve { ticket, index, .. } => write!(f, "serve {ticket} at {index}"),
             Self::Tell { index } => write!(f, "tell when applied {index}"),
             Self::Durable { log, write } => write!(f, "log durable to {log} by write {write}"),
+            Self::SendSnapshot { to, first } => write!(f, "send n{to} a snapshot for a log from {first} on"),
+            Self::StopSnapshot(to) => write!(f, "send n{to} no snapshot"),
+            Self::Snapshot { from, message } => write!(f, "from n{from}: {}", Said(message)),
+            Self::Install(last) => write!(f, "install through {last}"),
+            Self::NotInstalled => write!(f, "not installed"),
         }
     }
 }
@@ -118,6 +124,9 @@ impl Display for Report {
             Self::Synced(index) => write!(f, "synced {index}"),
             Self::V2End(Some(end)) => write!(f, "v2 node ends at {}ms", end.0),
             Self::V2End(None) => write!(f, "no v2 node ends"),
+            Self::Say { to, message } => write!(f, "say to n{to}: {}", Said(message)),
+            Self::SnapshotEnded(to) => write!(f, "snapshot to n{to} ended"),
+            Self::Installable(installable) => write!(f, "installable through {} in state {}", installable.last, installable.state),
         }
     }
 }
@@ -129,6 +138,11 @@ impl<R: StateReader> Display for StateInput<R> {
             Self::Store(StoreDone::Persisted { number, .. }) => write!(f, "store: persisted {number}"),
             Self::Store(StoreDone::Retired { .. }) => write!(f, "store: retired"),
             Self::Store(StoreDone::Synced(number)) => write!(f, "store: synced {number}"),
+            Self::Store(StoreDone::StateBegun { .. }) => write!(f, "store: state begun"),
+            Self::Store(StoreDone::StateStored { .. }) => write!(f, "store: state stored"),
+            Self::Store(StoreDone::StateFailed(reason)) => write!(f, "store: state failed: {reason}"),
+            Self::Store(StoreDone::Switched) => write!(f, "store: switched"),
+            Self::ChunkRead(read) => write!(f, "chunk read for n{}", read.to),
             Self::Store(StoreDone::Failed(reason)) => write!(f, "store: failed: {reason}"),
             Self::Work => write!(f, "work"),
             Self::Wake => write!(f, "wake"),
@@ -143,6 +157,8 @@ impl<R: StateReader> Display for StateEffect<R> {
             Self::Publish(view) => write!(f, "publish revision {} applied {}", view.revision(), view.applied()),
             Self::Answer(ticket, answer) => answered(f, *ticket, answer),
             Self::Log(report) => write!(f, "to log: {report}"),
+            Self::ReadChunk(read) => write!(f, "read a chunk for n{}", read.to),
+            Self::Snapshot(notice) => write!(f, "{notice}"),
             Self::Fatal(reason) => write!(f, "fatal: {reason}"),
         }
     }
@@ -154,6 +170,45 @@ impl Display for StoreWork {
             Self::Persist { number, applied, after, .. } => write!(f, "persist {number} applied {applied} after write {after}"),
             Self::Sync => write!(f, "sync"),
             Self::Retire { table, below } => write!(f, "retire {table:?} below {below}"),
+            Self::BeginState { state, anew } => write!(f, "begin state {state}{}", if *anew { " anew" } else { "" }),
+            Self::StoreRows { state, batch } => write!(f, "store {} rows of state {state}", batch.rows.len()),
+            Self::SyncState { state } => write!(f, "sync state {state}"),
+            Self::SwitchState { state } => write!(f, "switch to state {state}"),
+            Self::DropState { state } => write!(f, "drop state {state}"),
+        }
+    }
+}
+
+/// What is said over a snapshot, without what it carries.
+struct Said<'a>(&'a SnapshotMessage);
+
+impl Display for Said<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            SnapshotMessage::Offer(snapshot) => write!(f, "offer through {}", snapshot.last),
+            SnapshotMessage::Fetch { after: None, .. } => write!(f, "fetch"),
+            SnapshotMessage::Fetch { after: Some(row), .. } => write!(f, "fetch after {:?}/{}", row.table, row.key.escape_ascii()),
+            SnapshotMessage::Chunk { chunk, .. } => write!(f, "chunk of {} bytes", chunk.body.len()),
+            SnapshotMessage::Over { .. } => write!(f, "over"),
+            SnapshotMessage::Gone { .. } => write!(f, "gone"),
+        }
+    }
+}
+
+impl Display for SnapshotNotice {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sending { to, last } => write!(f, "snapshot through {last} for n{to}"),
+            Self::SentChunk { to, bytes } => write!(f, "chunk of {bytes} bytes for n{to}"),
+            Self::SendingEnded { to, over } => write!(f, "snapshot for n{to} {}", if *over { "over" } else { "given up" }),
+            Self::Receiving { from, last, resumed } => {
+                write!(f, "{} snapshot through {last} from n{from}", if *resumed { "resuming" } else { "receiving" })
+            }
+            Self::ReceivedChunk { bytes } => write!(f, "received {bytes} bytes"),
+            Self::ReceivedBad { from, what } => write!(f, "bad snapshot from n{from}: {what}"),
+            Self::NotStored { reason } => write!(f, "snapshot not stored: {reason}"),
+            Self::NotNeeded { last } => write!(f, "snapshot through {last} not needed"),
+            Self::Installed { last, state } => write!(f, "installed snapshot through {last} as state {state}"),
         }
     }
 }

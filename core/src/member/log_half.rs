@@ -273,6 +273,12 @@ impl LogHalf {
             LogInput::State(Report::V2End(next)) => self.v2_expiry.on_next_end(next),
             LogInput::State(Report::Leases(changes)) => self.on_lease_changes(now, changes),
             LogInput::State(Report::Synced(index)) => self.step_consensus(now, ConsensusInput::StateSynced(index), out),
+            LogInput::State(Report::Say { to, message }) => {
+                assert!(self.is_open, "a snapshot is spoken of before this boot is durable");
+                out.extend(self.consensus.envelope(to, message).map(LogEffect::Send));
+            }
+            LogInput::State(Report::SnapshotEnded(peer)) => self.step_consensus(now, ConsensusInput::SnapshotEnded(peer), out),
+            LogInput::State(Report::Installable(installable)) => self.step_consensus(now, ConsensusInput::Install(*installable), out),
             LogInput::Wake => {
                 if self.is_open || planted(Mutant::H1) {
                     self.step_consensus(now, ConsensusInput::Wake, out);
@@ -535,6 +541,16 @@ impl LogHalf {
                     }
                 }
                 ConsensusEffect::Lease { from, message } => self.on_lease_message(now, from, message, out),
+                ConsensusEffect::SendSnapshot { to, first } => out.push(LogEffect::State(Order::SendSnapshot { to, first })),
+                ConsensusEffect::StopSnapshot(to) => out.push(LogEffect::State(Order::StopSnapshot(to))),
+                ConsensusEffect::Snapshot { from, message } => out.push(LogEffect::State(Order::Snapshot { from, message })),
+                ConsensusEffect::Install(last) => {
+                    self.lose_freshness(out);
+                    // Nothing of what the log held counts for what follows.
+                    self.tell_durable(out);
+                    out.push(LogEffect::State(Order::Install(last)));
+                }
+                ConsensusEffect::NotInstalled => out.push(LogEffect::State(Order::NotInstalled)),
                 ConsensusEffect::Refuse(request, refusal) => self.refuse(request.sequence, refusal, out),
                 ConsensusEffect::RoleChanged { term, role, leader } => self.on_role_changed(now, term, role, leader, out),
                 ConsensusEffect::Distrust { peer, reason } => out.push(LogEffect::Notice(Notice::Distrust { peer, reason })),

@@ -33,6 +33,7 @@ mod log_half;
 mod orders;
 mod reads;
 mod request;
+mod snapshot;
 mod state_half;
 mod tickets;
 mod v2_expiry;
@@ -40,6 +41,7 @@ mod v2_expiry;
 pub use log_half::{LogEffect, LogHalf, LogInput, Notice, WalDone, WalWork};
 pub use orders::{Order, Owed, Report};
 pub use request::{Answer, Body, COMMAND_BYTES, Prepared, Request, Ticket, admit, prepare, raft_request_bytes};
+pub use snapshot::{ChunkRead, ReadChunk, Rows, SnapshotLimits, SnapshotNotice};
 pub use state_half::{BatchLimits, StateEffect, StateHalf, StateInput, StoreDone, StoreWork, SyncLimits};
 
 use crate::consensus::{self, Configuration};
@@ -66,6 +68,7 @@ pub struct MemberSettings {
     pub sync: SyncLimits,
     pub batch: BatchLimits,
     pub leases: LeaseLimits,
+    pub snapshot: SnapshotLimits,
 }
 
 /// The named bounds of a member's front desk.
@@ -95,6 +98,7 @@ impl Default for MemberSettings {
             sync: SyncLimits::default(),
             batch: BatchLimits::default(),
             leases: LeaseLimits::default(),
+            snapshot: SnapshotLimits::default(),
         }
     }
 }
@@ -114,8 +118,8 @@ pub fn open<R: StateReader>(
     machine.bootstrap(bootstrap.clone());
     let stored = machine.configuration().cloned().unwrap_or(bootstrap);
     let applied = machine.applied().index;
-    let (sync, batch) = (settings.sync, settings.batch);
-    let mut log = LogHalf::new(consensus, settings, recovered, stored, applied, machine.leases(), now);
+    let state = recovered.state;
+    let mut log = LogHalf::new(consensus, settings.clone(), recovered, stored, applied, machine.leases(), now);
     log.remember_time(machine.v2_times().0);
-    (log, StateHalf::new(machine, sync, batch, stored_bytes))
+    (log, StateHalf::new(machine, &settings, state, stored_bytes, now))
 }

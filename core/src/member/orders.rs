@@ -1,10 +1,10 @@
 //! What the two halves say to each other. Both queues are in order and lose nothing.
 
 use super::request::Ticket;
-use crate::consensus::Entry;
+use crate::consensus::{Entry, Installable, SnapshotMessage};
 use crate::lease::LeaseChange;
-use crate::types::{LogIndex, Monotonic, WallMs, WriteNumber};
-use alloc::{sync::Arc, vec::Vec};
+use crate::types::{LogId, LogIndex, MemberId, Monotonic, WallMs, WriteNumber};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
 
 /// From the log half to the state half. What is on its way is bounded by the consensus actor's `unapplied_entries`,
 /// `unapplied_bytes` and `pending_reads`.
@@ -18,6 +18,17 @@ pub enum Order {
     Tell { index: LogIndex },
     /// This member's own log is durable through `log`, which `write` completed: what is applied to there may be stored.
     Durable { log: LogIndex, write: WriteNumber },
+    /// Bring that member a state from which a log that begins with `first` goes on; report `SnapshotEnded` when it is over.
+    SendSnapshot { to: MemberId, first: LogIndex },
+    /// That member needs none any more.
+    StopSnapshot(MemberId),
+    /// What another member says over a snapshot. One chunk at a time is asked for.
+    Snapshot { from: MemberId, message: SnapshotMessage },
+    /// The log goes on behind that entry: what was reported as installable takes the place of the state once the log is durable
+    /// there. What is to be applied from here on follows it.
+    Install(LogId),
+    /// What was reported as installable is not needed.
+    NotInstalled,
 }
 
 /// An answer that this member owes for one of the entries handed over: its request's number, and to whom.
@@ -28,7 +39,7 @@ pub struct Owed {
     pub deadline: Monotonic,
 }
 
-/// From the state half to the log half. One of each at most in a flush.
+/// From the state half to the log half. One of each at most in a flush, and what is said over snapshots.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Report {
     /// The state is applied and published to `index`.
@@ -45,4 +56,10 @@ pub enum Report {
     Synced(LogIndex),
     /// When the next node of the v2 tree goes, by the cluster's time.
     V2End(Option<WallMs>),
+    /// For another member, under the present term.
+    Say { to: MemberId, message: SnapshotMessage },
+    /// Nothing more is sent to that member.
+    SnapshotEnded(MemberId),
+    /// A snapshot was received whole and is synced. Answered with `Install` or `NotInstalled`.
+    Installable(Box<Installable>),
 }

@@ -1,7 +1,11 @@
 //! The half that works: applies what is committed, publishes, answers from it, compacts, and writes behind.
 
+mod install;
+
+use super::MemberSettings;
 use super::orders::{Order, Owed, Report};
 use super::request::{Answer, Ticket};
+use super::snapshot::{ChunkRead, Incoming, Outgoing, ReadChunk, SnapshotNotice};
 use super::tickets::Due;
 use crate::command::{Alarm, AlarmKind, Refusal, Reply};
 use crate::consensus::Entry;
@@ -9,7 +13,7 @@ use crate::machine::Machine;
 use crate::machine::{MachineEffect, MachineInput};
 use crate::mvcc::View;
 use crate::storage::{StateReader, Table, WriteBatch};
-use crate::types::{BatchNumber, LogId, LogIndex, Monotonic, Now, RequestId, RevisionId, WallMs, WriteNumber};
+use crate::types::{BatchNumber, LogId, LogIndex, Monotonic, Now, RequestId, RevisionId, StateNumber, WallMs, WriteNumber};
 use alloc::{
     collections::{BTreeMap, VecDeque},
     string::String,
@@ -23,6 +27,7 @@ use core::time::Duration;
 pub enum StateInput<R: StateReader> {
     Log(Order),
     Store(StoreDone<R>),
+    ChunkRead(ChunkRead),
     /// Do a slice of background work: for a host that has nothing else to do while [`StateHalf::has_background_work`].
     Work,
     /// Time may have reached [`StateHalf::deadline`]; early is harmless.
@@ -45,6 +50,19 @@ pub enum StoreDone<R: StateReader> {
     },
     /// Batches through this one are on stable storage.
     Synced(BatchNumber),
+    /// The directory of a state to be received is there; `reader` sees what it holds.
+    StateBegun {
+        reader: R,
+    },
+    /// What was to be stored, or synced, of a state being received is; `stored_bytes` is what it takes.
+    StateStored {
+        reader: R,
+        stored_bytes: u64,
+    },
+    /// A state being received could not be stored. The one in force is well.
+    StateFailed(String),
+    /// The received state is the one in force: what was done before was done to the other.
+    Switched,
     Failed(String),
 }
 
@@ -56,6 +74,9 @@ pub enum StateEffect<R: StateReader> {
     Publish(Arc<View<R>>),
     Answer(Ticket, Result<Answer, Refusal>),
     Log(Report),
+    /// Read on a thread where nothing waits, and answer.
+    ReadChunk(ReadChunk<R>),
+    Snapshot(SnapshotNotice),
     /// End the process, for this reason.
     Fatal(String),
 }
@@ -70,6 +91,16 @@ pub enum StoreWork {
     Sync,
     /// Drop rows below for good, at once.
     Retire { table: Table, below: RevisionId },
+    /// Open the directory of a state to be received, or make it; `anew`: empty, whatever it held. `StateBegun` answers.
+    BeginState { state: StateNumber, anew: bool },
+    /// Write rows there, atomically, without a sync. `StateStored` answers.
+    StoreRows { state: StateNumber, batch: WriteBatch },
+    /// Sync all of it, names included. `StateStored` answers.
+    SyncState { state: StateNumber },
+    /// From now on everything is for that state; the one before goes when nobody reads it any more. `Switched` answers.
+    SwitchState { state: StateNumber },
+    /// Nobody needs it. No answer is owed.
+    DropState { state: StateNumber },
 }
 
 /// When the state store is synced, so that the log behind it may go.
@@ -148,6 +179,10 @@ pub struct StateHalf<R: StateReader> {
     unreported_bytes: usize,
     /// What the log half was told of the v2 tree's next end.
     reported_v2_end: Option<WallMs>,
+    outgoing: Outgoing<R>,
+    incoming: Incoming<R>,
+    /// The store still answers for the state before.
+    is_switching: bool,
     /// When it is told more at the latest; never, if there is nothing to tell.
     report_at: Monotonic,
 }
@@ -176,13 +211,13 @@ struct SyncProgress {
 }
 
 impl<R: StateReader> StateHalf<R> {
-    pub(super) fn new(machine: Machine<R>, sync_limits: SyncLimits, batch_limits: BatchLimits, stored_bytes: u64) -> Self {
+    pub(super) fn new(machine: Machine<R>, settings: &MemberSettings, state: StateNumber, stored_bytes: u64, now: Now) -> Self {
         let applied = machine.applied().index;
         Self {
             machine,
             effects: Vec::new(),
-            sync_limits,
-            batch_limits,
+            sync_limits: settings.sync,
+            batch_limits: settings.batch,
             committed: VecDeque::new(),
             owed: BTreeMap::new(),
             reads: BTreeMap::new(),
@@ -198,6 +233,9 @@ impl<R: StateReader> StateHalf<R> {
             awaited: None,
             unreported_bytes: 0,
             reported_v2_end: None,
+            outgoing: Outgoing::new(settings.snapshot),
+            incoming: Incoming::new(settings.snapshot, state, now.monotonic),
+            is_switching: false,
             report_at: Monotonic::NEVER,
         }
     }
@@ -205,13 +243,21 @@ impl<R: StateReader> StateHalf<R> {
     /// When to `step` with `Wake`, if nothing else happens first.
     #[must_use]
     pub fn deadline(&self) -> Monotonic {
-        self.due.at().min(self.held.leave_at).min(self.report_at)
+        let snapshots = self.outgoing.deadline().min(self.incoming.deadline());
+        self.due.at().min(self.held.leave_at).min(self.report_at).min(snapshots)
     }
 
     /// Advances by one input. Most effects come from the flush.
     pub fn step(&mut self, now: Now, input: StateInput<R>, out: &mut Vec<StateEffect<R>>) {
         match input {
-            StateInput::Log(order) => self.on_order(order, out),
+            StateInput::Log(order) => self.on_order(now, order, out),
+            StateInput::ChunkRead(read) => self.outgoing.on_read(now.monotonic, read, out),
+            StateInput::Store(StoreDone::StateBegun { reader }) => self.incoming.on_begun(now.monotonic, &reader, out),
+            StateInput::Store(StoreDone::StateStored { reader, stored_bytes }) => self.on_stored(now, reader, stored_bytes, out),
+            StateInput::Store(StoreDone::StateFailed(reason)) => self.incoming.on_failed(now.monotonic, reason, out),
+            StateInput::Store(StoreDone::Switched) => self.is_switching = false,
+            // Of the state before.
+            StateInput::Store(StoreDone::Persisted { .. } | StoreDone::Retired { .. } | StoreDone::Synced(_)) if self.is_switching => {}
             StateInput::Store(StoreDone::Persisted { number, reader, stored_bytes }) => {
                 self.stored_bytes = stored_bytes;
                 self.machine.step(MachineInput::Persisted(number, reader), &mut self.effects);
@@ -232,6 +278,8 @@ impl<R: StateReader> StateHalf<R> {
             }
             StateInput::Wake => {}
         }
+        self.outgoing.wake(now.monotonic, out);
+        self.incoming.wake(now.monotonic, out);
         if self.due.take(now.monotonic) {
             self.expire(now.monotonic, out);
         }
@@ -239,7 +287,7 @@ impl<R: StateReader> StateHalf<R> {
 
     /// Applies what is committed, publishes the new state, answers from it, and writes behind what this member's WAL already has.
     pub fn flush(&mut self, now: Now, out: &mut Vec<StateEffect<R>>) {
-        while !self.machine.is_congested() {
+        while !self.machine.is_congested() && !self.incoming.is_awaited() {
             let Some(entries) = self.committed.pop_front() else { break };
             self.unreported_bytes += entries.iter().map(Entry::bytes).sum::<usize>();
             self.machine.step(MachineInput::Apply(entries), &mut self.effects);
@@ -257,7 +305,7 @@ impl<R: StateReader> StateHalf<R> {
     /// Whether committed entries wait to be applied, and could be now.
     #[must_use]
     pub fn has_committed(&self) -> bool {
-        !self.committed.is_empty() && !self.machine.is_congested()
+        !self.committed.is_empty() && !self.machine.is_congested() && !self.incoming.is_awaited()
     }
 
     #[must_use]
@@ -280,7 +328,7 @@ impl<R: StateReader> StateHalf<R> {
         self.machine.check();
     }
 
-    fn on_order(&mut self, order: Order, out: &mut Vec<StateEffect<R>>) {
+    fn on_order(&mut self, now: Now, order: Order, out: &mut Vec<StateEffect<R>>) {
         match order {
             Order::Apply { entries, owed } => {
                 for Owed { sequence, ticket, deadline } in owed {
@@ -300,7 +348,11 @@ impl<R: StateReader> StateHalf<R> {
             }
             Order::Tell { index } if index <= self.published() => self.report_through(index, out),
             Order::Tell { index } => self.awaited = self.awaited.max(Some(index)),
-            Order::Durable { log, write } => self.durable = (log, write),
+            Order::Durable { log, write } => {
+                self.durable = (log, write);
+                self.install_when_durable(out);
+            }
+            order => self.on_snapshot_order(now, order, out),
         }
     }
 
@@ -479,6 +531,10 @@ impl<R: StateReader> StateHalf<R> {
     fn check_invariants(&self) {
         assert!(self.synced_before <= self.synced, "sync went back: {} after {}", self.synced, self.synced_before);
         assert!(self.synced <= self.applied(), "synced {} but applied only {}", self.synced, self.applied());
+        let follows = |entries: &Arc<[Entry]>| entries.first().is_some_and(|entry| entry.id.index == self.applied().next());
+        let fits = self.incoming.is_awaited() || self.committed.front().is_none_or(follows);
+        assert!(fits, "what waits to be applied does not follow {}", self.applied());
+        self.outgoing.check_invariants();
         assert!(!self.held.batches.is_empty() || self.held.bytes == 0, "{} bytes of no batch are held", self.held.bytes);
     }
 }

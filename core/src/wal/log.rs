@@ -48,6 +48,10 @@ impl Segment {
         (at < self.offsets.len()).then_some(at)
     }
 
+    fn void(&mut self) {
+        *self = Self::new(self.id, self.length, None);
+    }
+
     fn truncate(&mut self, from: LogIndex) {
         let Some(at) = self.position(from.max(self.first)) else { return };
         // Cut at the same entry before, the segment's good stretch ends where it ended then.
@@ -123,6 +127,28 @@ impl SegmentedLog {
                 break;
             }
         }
+    }
+
+    /// The log is nothing but its end: what the segments hold is void.
+    pub fn reset(&mut self, last: LogId) {
+        self.segments.iter_mut().for_each(Segment::void);
+        self.terms = VecDeque::from([last]);
+        self.end = last.index;
+    }
+
+    /// Through where the oldest segments would have to go, so that of those that may go through `through` no more than `bytes` are left.
+    pub fn surplus(&self, through: LogIndex, bytes: u64) -> LogIndex {
+        let releasable = self.releasable(through);
+        let mut left: u64 = self.segments.iter().take(releasable).map(|segment| segment.length).sum();
+        let mut surplus = LogIndex(0);
+        for (segment, next) in self.segments.iter().zip(self.segments.iter().skip(1)).take(releasable) {
+            if left <= bytes {
+                break;
+            }
+            left -= segment.length;
+            surplus = next.base.map_or(surplus, |base| base.index);
+        }
+        surplus
     }
 
     /// How many of the oldest segments may go one after the other, so that whichever is the first one left, nothing above

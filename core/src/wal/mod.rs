@@ -12,7 +12,7 @@ pub use record::{WAL_VERSION, segment_file_name};
 pub use recovery::Recovery;
 
 use crate::entry::{Configuration, Entry, Payload};
-use crate::types::{Boot, ClusterId, LogId, LogIndex, MemberId, SegmentId, Term};
+use crate::types::{Boot, ClusterId, LogId, LogIndex, MemberId, SegmentId, StateNumber, Term};
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 use bytes::Bytes;
 use core::fmt;
@@ -45,6 +45,14 @@ pub enum Record {
     },
     /// Nothing happened; carries the mark of the last sync.
     Idle,
+    /// The log before this is void, whatever it held: the state through `last` came from another member and lies, synced, in the
+    /// directory `state`. The log goes on behind `last`.
+    Install {
+        last: LogId,
+        state: StateNumber,
+    },
+    /// Which directory the state lies in: said again behind each segment's header, unless it is the first.
+    State(StateNumber),
 }
 
 /// The identity of a log and its hard state at the start of a segment.
@@ -75,6 +83,8 @@ pub struct Recovered {
     pub term: Term,
     pub vote: Option<MemberId>,
     pub commit: LogIndex,
+    /// The directory of the state store that belongs to this log; every other one is void.
+    pub state: StateNumber,
     /// The entry before the first one held in segments.
     pub base: LogId,
     /// The entry before the first of `entries`: what is applied, or `base` if that is newer, or the end if that is older.

@@ -5,7 +5,7 @@ use super::record::{Incarnation, LogPosition, encode, preamble};
 use super::{Identity, Location, Record, Recovered, SegmentHeader, WalSettings};
 use crate::entry::Entry;
 use crate::storage::WalOp;
-use crate::types::{Boot, LogId, LogIndex, MemberId, SegmentId, Term, WriteNumber};
+use crate::types::{Boot, LogId, LogIndex, MemberId, SegmentId, StateNumber, Term, WriteNumber};
 use alloc::{collections::VecDeque, vec::Vec};
 use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
@@ -58,6 +58,7 @@ pub(super) struct HardState {
     pub term: Term,
     pub vote: Option<MemberId>,
     pub commit: LogIndex,
+    pub state: StateNumber,
 }
 
 /// Where recovery says that writing goes on.
@@ -114,6 +115,7 @@ impl Planner {
             term: super::BOOTSTRAP_TERM,
             vote: None,
             commit,
+            state: StateNumber::default(),
             base: LogId::default(),
             before: LogId::default(),
             entries,
@@ -193,6 +195,13 @@ impl Planner {
         self.note(record, offset, offset + taken);
     }
 
+    /// Voids the whole log: it goes on behind `last`, in a segment of its own, so that all segments before may go at once.
+    pub fn install(&mut self, last: LogId, state: StateNumber) {
+        assert!(state > self.state.state, "state {state} after state {}", self.state.state);
+        self.append(&Record::Install { last, state });
+        self.begin_segment(0);
+    }
+
     /// The mark of the last sync, if no record carries it yet: call it at the pace of heartbeats.
     pub fn idle(&mut self) {
         if self.recorded < self.significant && self.significant <= self.durable && self.buffer.is_empty() {
@@ -248,6 +257,12 @@ impl Planner {
         self.log.segments.iter().take(self.log.releasable(through)).map(|segment| segment.length).sum()
     }
 
+    /// Through where entries would have to go, so that of the segments needed for nothing beyond `through` at most `bytes` are left.
+    #[must_use]
+    pub fn surplus(&self, through: LogIndex, bytes: u64) -> LogIndex {
+        self.log.surplus(through, bytes)
+    }
+
     /// First index still in segments.
     #[must_use]
     pub fn first(&self) -> LogIndex {
@@ -284,7 +299,11 @@ impl Planner {
             Record::Commit(index) => self.state.commit = self.state.commit.max(*index),
             Record::Entry(entry) => self.log.push(entry.id, start, end),
             Record::Truncate { from } => self.log.truncate(*from),
-            Record::SegmentHeader(_) | Record::TornTail { .. } => {}
+            Record::Install { last, state } => {
+                self.log.reset(*last);
+                (self.state.state, self.state.commit) = (*state, self.state.commit.max(last.index));
+            }
+            Record::SegmentHeader(_) | Record::TornTail { .. } | Record::State(_) => {}
             Record::Idle => return,
         }
         self.significant = LogPosition { segment: self.incarnation.segment, offset: end };
@@ -313,6 +332,9 @@ impl Planner {
         self.start = 0;
         self.buffer = preamble(self.incarnation);
         encode(&header, self.incarnation, self.synced_through, &mut self.buffer);
+        if self.state.state != StateNumber::default() {
+            encode(&Record::State(self.state.state), self.incarnation, self.synced_through, &mut self.buffer);
+        }
         let needed = self.offset() + record;
         let length = match self.spares.pop_front() {
             Some(capacity) if capacity >= needed => capacity,

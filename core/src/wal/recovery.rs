@@ -178,6 +178,7 @@ impl Recovery {
             term: state.term,
             vote: state.vote,
             commit: state.commit.min(end.index),
+            state: state.state,
             base,
             before,
             entries: self.entries.into(),
@@ -245,7 +246,7 @@ impl Recovery {
                 }
             }
         }
-        self.state = HardState { boot, term, vote, commit };
+        self.state = HardState { boot, term, vote, commit, ..self.state };
         let segment = self.log.segments.back_mut().expect("the segment being read");
         segment.base = Some(end);
         Ok(())
@@ -259,6 +260,15 @@ impl Recovery {
             Record::Commit(index) => self.state.commit = self.state.commit.max(index),
             Record::TornTail { segment, offset } => self.name_end(LogPosition { segment, offset }),
             Record::Idle => {}
+            Record::State(state) => self.state.state = state,
+            Record::Install { last, state } => {
+                if state <= self.state.state {
+                    return Err(corrupt(position, format!("state {state} is installed after state {}", self.state.state)));
+                }
+                self.log.reset(last);
+                self.entries.clear();
+                (self.state.state, self.state.commit) = (state, self.state.commit.max(last.index));
+            }
             Record::Truncate { from } => {
                 self.log.truncate(from);
                 while self.entries.pop_back_if(|entry| entry.id.index >= from).is_some() {}

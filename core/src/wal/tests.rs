@@ -100,6 +100,14 @@ fn started() -> (Planner, Disk) {
 
 /// What two recoveries of the same bytes must agree on.
 fn summary(recovered: &Recovered) -> impl PartialEq + fmt::Debug + use<> {
-    let Recovered { identity, boot, term, vote, commit, base, before, entries, torn_tail, planner } = recovered;
-    (identity.clone(), (*boot, *term, *vote, *commit, *base), *before, entries.clone(), torn_tail.clone(), planner.first(), planner.end())
+    let Recovered { identity, boot, term, vote, commit, state, base, before, entries, torn_tail, planner } = recovered;
+    (
+        identity.clone(),
+        (*boot, *term, *vote, *commit, *state, *base),
+        *before,
+        entries.clone(),
+        torn_tail.clone(),
+        planner.first(),
+        planner.end(),
+    )
 }

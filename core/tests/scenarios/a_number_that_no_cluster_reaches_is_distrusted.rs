@@ -62,7 +62,6 @@ fn an_index_beyond_any_log_is_distrusted() {
         Message::Raft(RaftMessage::Append { previous: LogId::default(), entries: vec![], commit: END.index, round: 0 }),
         Message::Raft(RaftMessage::Heartbeat { commit: END.index, round: 0, replicated: LogIndex(0) }),
         Message::Raft(RaftMessage::Heartbeat { commit: LogIndex(4), round: 0, replicated: END.index }),
-        Message::Raft(RaftMessage::Heartbeat { commit: LogIndex(4), round: 0, replicated: LogIndex(5) }),
     ];
     for message in from_leader {
         let mut world = World::new(3);

@@ -21,6 +21,7 @@ struct Tally {
     committed: usize,
     reads: usize,
     crashes: usize,
+    installed: usize,
 }
 
 fn run(seed: u64, tally: &mut Tally) {
@@ -31,6 +32,8 @@ fn run(seed: u64, tally: &mut Tally) {
         inflight_appends: 1 + rng.next_u64() as usize % 4,
         tail_bytes: 500,
         retained_entries: 3,
+        kept_bytes: if rng.next_u64().is_multiple_of(2) { 8 << 10 } else { Limits::default().kept_bytes },
+        absent_after: Duration::from_millis(50 + rng.next_u64() % 300),
         unapplied_bytes: if rng.next_u64().is_multiple_of(4) { 1_000 } else { Limits::default().unapplied_bytes },
         ..Limits::default()
     };
@@ -61,7 +64,7 @@ fn run(seed: u64, tally: &mut Tally) {
             8 | 9 => (1..=count).filter(|&id| !world.is_up(id)).collect::<Vec<_>>().into_iter().for_each(|id| world.restart(id)),
             10 if world.is_up(id) => world.step(id, ConsensusInput::Transfer(MemberId(1 + rng.next_u64() % count))),
             11 if world.is_up(id) => world.step(id, ConsensusInput::PeerClosed(MemberId(1 + rng.next_u64() % count))),
-            12 if world.is_up(id) => world.sync_state(id),
+            12 | 15 if world.is_up(id) => world.sync_state(id),
             13 => world.stall_machine(id),
             14 => resume_machines(&mut world, count),
             _ => {}
@@ -83,6 +86,7 @@ fn run(seed: u64, tally: &mut Tally) {
             }
             ConsensusEffect::Distrust { peer, reason } => panic!("seed {seed}: n{id} distrusts n{peer}: {reason}"),
             ConsensusEffect::RoleChanged { role: Role::Leader, .. } => tally.elections += 1,
+            ConsensusEffect::Install(_) => tally.installed += 1,
             _ => {}
         }
     }
@@ -126,7 +130,8 @@ fn randomised_runs_keep_every_safety_property() {
     for seed in 0..400 {
         run(seed, &mut tally);
     }
-    let Tally { elections, committed, reads, crashes } = tally;
+    let Tally { elections, committed, reads, crashes, installed } = tally;
+    assert!(installed > 100, "{installed} snapshots were installed: too tame");
     assert!(elections > 1_000 && committed > 20_000 && reads > 10_000 && crashes > 500, "{elections} {committed} {reads} {crashes}");
 }
 

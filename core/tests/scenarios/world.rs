@@ -4,10 +4,12 @@
 //! back, stalls disks, crashes members. Every step of every scenario is checked against the safety properties of Raft (Figure 3).
 
 use bytes::Bytes;
-use quorate_core::consensus::{Configuration, Consensus, Entry, Envelope, Limits, Message, Payload, Role, Settings};
+use quorate_core::consensus::{Configuration, Consensus, Entry, Envelope, Installable, Limits, Message, Payload, Role, Settings};
 use quorate_core::consensus::{ConsensusEffect, ConsensusInput, Proposal};
 use quorate_core::storage::WalOp;
-use quorate_core::types::{Boot, ClusterId, LogIndex, MemberId, Monotonic, Now, ReadId, RequestId, SegmentId, Term, WallMs};
+use quorate_core::types::{
+    Boot, ClusterId, LogId, LogIndex, MemberId, Monotonic, Now, ReadId, RequestId, SegmentId, StateNumber, Term, WallMs,
+};
 use quorate_core::wal::{Identity, Planner, Recovered, Recovery, WalSettings, bootstrap_entries};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -19,6 +21,7 @@ pub const ELECTION_TIMEOUT: Duration = Duration::from_millis(100);
 const HEARTBEAT: Duration = Duration::from_millis(10);
 const LATENCY: Duration = Duration::from_millis(1);
 const FSYNC: Duration = Duration::from_millis(3);
+const SNAPSHOT: Duration = Duration::from_millis(7);
 
 /// What a world is made of.
 pub struct Options {
@@ -55,8 +58,24 @@ pub struct Chaos {
 
 enum Event {
     Deliver(Envelope),
-    Durable { member: u64, life: u64, number: quorate_core::types::WriteNumber, ops: Vec<WalOp>, then: Vec<Envelope> },
-    Step { member: u64, life: u64, input: ConsensusInput },
+    Durable {
+        member: u64,
+        life: u64,
+        number: quorate_core::types::WriteNumber,
+        ops: Vec<WalOp>,
+        then: Vec<Envelope>,
+    },
+    Step {
+        member: u64,
+        life: u64,
+        input: ConsensusInput,
+    },
+    /// A snapshot through that entry, sent and received whole.
+    Snapshot {
+        from: u64,
+        to: u64,
+        last: LogId,
+    },
 }
 
 struct Member {
@@ -72,6 +91,10 @@ struct Member {
     applied: LogIndex,
     /// The state store survives a crash through here.
     synced: LogIndex,
+    /// Which state that is: a snapshot that is installed makes the next.
+    state: StateNumber,
+    /// States that were received, of use or not.
+    states_made: StateNumber,
     fsync_at: Duration,
 }
 
@@ -134,6 +157,8 @@ impl World {
                 machine_stalled: false,
                 applied: LogIndex(0),
                 synced: LogIndex(0),
+                state: StateNumber(0),
+                states_made: StateNumber(0),
                 fsync_at: Duration::ZERO,
             };
             world.members.insert(id, member);
@@ -164,6 +189,9 @@ impl World {
         let recovered = recover(&member.segments, member.synced, settings, seed)
             .unwrap_or_else(|| Planner::bootstrap(identity, entries, settings, seed));
         member.boot = recovered.boot;
+        if recovered.state > member.state {
+            (member.state, member.synced) = (recovered.state, member.synced.max(recovered.base.index));
+        }
         member.applied = member.synced;
         let mut rng_seed = [id as u8; 32];
         rng_seed[..8].copy_from_slice(&self.options.seed.to_le_bytes());
@@ -482,7 +510,17 @@ impl World {
                 let elected = *self.leaders.entry(term).or_insert(id);
                 assert_eq!(elected, id, "two leaders in term {term}\n{}", self.trace);
             }
-            ConsensusEffect::Prepare { .. }
+            ConsensusEffect::SendSnapshot { to, first } => {
+                let applied = self.members[&id].applied;
+                assert!(applied.next() >= first, "n{id} has no state from which a log from {first} on goes on");
+                let last = self.ledger[applied.0 as usize - 1].id;
+                self.enqueue(SNAPSHOT, Event::Snapshot { from: id, to: to.0, last });
+            }
+            ConsensusEffect::Install(last) => self.members.get_mut(&id).unwrap().applied = last.index,
+            ConsensusEffect::StopSnapshot(_)
+            | ConsensusEffect::Snapshot { .. }
+            | ConsensusEffect::NotInstalled
+            | ConsensusEffect::Prepare { .. }
             | ConsensusEffect::Refuse(..)
             | ConsensusEffect::RoleChanged { .. }
             | ConsensusEffect::Lease { .. }
@@ -544,6 +582,21 @@ impl World {
                 ops.into_iter().for_each(|op| execute(&mut member.segments, op));
                 then.into_iter().for_each(|envelope| self.transmit(envelope));
                 self.step(id, ConsensusInput::Durable(number));
+            }
+            Event::Snapshot { from, to, last } => {
+                if !self.cut.contains(&(from, to)) && self.is_up(to) {
+                    let configured = |entry: &Entry| match &entry.payload {
+                        Payload::Configuration { configuration, .. } => Some(configuration.clone()),
+                        _ => None,
+                    };
+                    let configuration = self.ledger[..last.index.0 as usize].iter().rev().find_map(configured).expect("founded");
+                    let states = self.members[&to].states_made.next();
+                    self.members.get_mut(&to).unwrap().states_made = states;
+                    self.step(to, ConsensusInput::Install(Installable { last, configuration, time: WallMs(0), state: states }));
+                }
+                if self.is_up(from) {
+                    self.step(from, ConsensusInput::SnapshotEnded(MemberId(to)));
+                }
             }
             Event::Step { member: id, life, input } => {
                 if self.members[&id].life == life {

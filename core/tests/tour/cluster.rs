@@ -7,11 +7,11 @@ use quorate_core::consensus::{Limits, Settings};
 use quorate_core::machine::{Machine, MachineLimits, MachineSettings, stored_applied};
 use quorate_core::member::{
     self, Answer, BatchLimits, Body, LogEffect, LogHalf, LogInput, MemberSettings, Request, StateEffect, StateHalf, StateInput, StoreDone,
-    StoreWork, Ticket, WalDone, WalWork, prepare,
+    StoreWork, SyncLimits, Ticket, WalDone, WalWork, prepare,
 };
 use quorate_core::mvcc::View;
 use quorate_core::storage::{MemoryStore, WalOp};
-use quorate_core::types::{Boot, ClusterId, MemberId, Monotonic, Now, SegmentId, StreamId, WallMs, WriteNumber};
+use quorate_core::types::{BatchNumber, Boot, ClusterId, MemberId, Monotonic, Now, SegmentId, StreamId, WallMs, WriteNumber};
 use quorate_core::wal::{Identity, Planner, Recovery, WalSettings, bootstrap_entries};
 use quorate_core::watch::{Hub, HubInput, HubLimits};
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,6 +48,10 @@ struct Process {
     stalled: Option<Vec<WalOp>>,
     is_stalled: bool,
     store: MemoryStore,
+    /// The newest batch in it.
+    persisted: BatchNumber,
+    /// A state that is being received.
+    received: MemoryStore,
 }
 
 pub struct Cluster {
@@ -63,6 +67,8 @@ pub struct Cluster {
     shown: BTreeSet<u64>,
     machine: MachineLimits,
     hub: HubLimits,
+    limits: Limits,
+    sync: SyncLimits,
 }
 
 impl Cluster {
@@ -72,6 +78,17 @@ impl Cluster {
     }
 
     pub fn with(machine: MachineLimits, hub: HubLimits) -> Self {
+        Self::with_log(machine, hub, Limits::default(), SyncLimits::default())
+    }
+
+    /// The same, of members that keep as little of their log as they may.
+    pub fn with_short_log() -> Self {
+        let limits = Limits { retained_entries: 0, absent_after: ELECTION_TIMEOUT, ..Limits::default() };
+        let sync = SyncLimits { entries: 1, ..SyncLimits::default() };
+        Self::with_log(MachineLimits::default(), HubLimits::default(), limits, sync)
+    }
+
+    fn with_log(machine: MachineLimits, hub: HubLimits, limits: Limits, sync: SyncLimits) -> Self {
         let mut cluster = Self {
             now: Duration::ZERO,
             processes: (1..=3).map(|id| (id, Process::default())).collect(),
@@ -84,6 +101,8 @@ impl Cluster {
             shown: BTreeSet::from([1, 2, 3]),
             machine,
             hub,
+            limits,
+            sync,
         };
         for id in 1..=3 {
             cluster.start(id);
@@ -124,6 +143,14 @@ impl Cluster {
         self.happen(id, Event::Log(LogInput::Wake));
         self.settle();
         assert!(self.processes[&id].running.as_ref().unwrap().log.status().leader == Some(MemberId(id)), "{}", self.trace);
+    }
+
+    /// So much time passes in which a leader beats.
+    pub fn pass(&mut self, id: u64, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.beat(id);
+        }
     }
 
     /// A leader's heartbeat is due.
@@ -216,10 +243,10 @@ impl Cluster {
             pre_vote: true,
             advance_first_election: false,
             seed: [id as u8; 32],
-            limits: Limits::default(),
+            limits: self.limits,
         };
         let now = Now { monotonic: Monotonic(self.now), wall: WallMs(0) };
-        let (log, state) = member::open(settings, member_settings(), recovered, configuration, machine, 0, now);
+        let (log, state) = member::open(settings, member_settings(self.sync), recovered, configuration, machine, 0, now);
         let view = state.view();
         let hub = Hub::new(self.hub, Arc::clone(&view), now);
         process.running = Some(Running { log, state, hub, view });
@@ -297,10 +324,32 @@ impl Cluster {
                 match work {
                     StoreWork::Persist { number, batch, .. } => {
                         process.store.write(&batch);
+                        process.persisted = number;
                         let reader = process.store.clone();
                         self.happen(id, Event::State(StateInput::Store(StoreDone::Persisted { number, reader, stored_bytes: 0 })));
                     }
-                    StoreWork::Sync => {}
+                    StoreWork::Sync => {
+                        let number = process.persisted;
+                        self.happen(id, Event::State(StateInput::Store(StoreDone::Synced(number))));
+                    }
+                    StoreWork::BeginState { anew, .. } => {
+                        if anew {
+                            process.received = MemoryStore::default();
+                        }
+                        let reader = process.received.clone();
+                        self.happen(id, Event::State(StateInput::Store(StoreDone::StateBegun { reader })));
+                    }
+                    StoreWork::StoreRows { batch, .. } => {
+                        process.received.write(&batch);
+                        self.state_stored(id);
+                    }
+                    StoreWork::SyncState { .. } => self.state_stored(id),
+                    StoreWork::SwitchState { .. } => {
+                        process.store = std::mem::take(&mut process.received);
+                        process.persisted = BatchNumber::default();
+                        self.happen(id, Event::State(StateInput::Store(StoreDone::Switched)));
+                    }
+                    StoreWork::DropState { .. } => process.received = MemoryStore::default(),
                     StoreWork::Retire { table, below } => {
                         process.store.retire(table, below);
                         let reader = process.store.clone();
@@ -309,6 +358,11 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    fn state_stored(&mut self, id: u64) {
+        let reader = self.processes[&id].received.clone();
+        self.happen(id, Event::State(StateInput::Store(StoreDone::StateStored { reader, stored_bytes: 0 })));
     }
 
     fn flush_log(&mut self, id: u64) {
@@ -363,6 +417,8 @@ impl Cluster {
                     self.step_hub(id, HubInput::<MemoryStore>::Published(view));
                 }
                 StateEffect::Answer(ticket, answer) => self.answer(id, ticket, answer),
+                StateEffect::ReadChunk(read) => self.enqueue(STORE, id, Event::State(StateInput::ChunkRead(read.run()))),
+                StateEffect::Snapshot(_) => {}
                 StateEffect::Log(report) => self.enqueue(Duration::ZERO, id, Event::Log(LogInput::State(report))),
                 StateEffect::Fatal(reason) => panic!("{reason}"),
             }
@@ -419,7 +475,7 @@ fn execute(segments: &mut BTreeMap<SegmentId, Vec<u8>>, op: WalOp) {
 }
 
 /// Nothing waits for more of its kind: each thing is told when it happens.
-fn member_settings() -> MemberSettings {
+fn member_settings(sync: SyncLimits) -> MemberSettings {
     let batch = BatchLimits { persist_delay: Duration::ZERO, report_delay: Duration::ZERO, ..BatchLimits::default() };
-    MemberSettings { batch, ..MemberSettings::default() }
+    MemberSettings { batch, sync, ..MemberSettings::default() }
 }

@@ -1,6 +1,6 @@
 //! Hosts the state half on a thread of its own, where nothing waits for a heartbeat.
 
-use super::{Shared, inbox::Told, log::unbounded_batches, timer::Timer};
+use super::{Shared, SnapshotMetrics, inbox::Told, log::unbounded_batches, timer::Timer};
 use crate::{
     fatal,
     state::{FjallReader, Persister, StateEvent, Usage},
@@ -30,6 +30,10 @@ pub fn store_done(event: StateEvent, usage: &Usage) -> StateInput<FjallReader> {
         StateEvent::Persisted(number, reader) => StoreDone::Persisted { number, reader, stored_bytes: usage.stored_bytes() },
         StateEvent::Retired(reader) => StoreDone::Retired { reader, stored_bytes: usage.stored_bytes() },
         StateEvent::Synced(number) => StoreDone::Synced(number),
+        StateEvent::Begun(reader) => StoreDone::StateBegun { reader },
+        StateEvent::Stored(reader, stored_bytes) => StoreDone::StateStored { reader, stored_bytes },
+        StateEvent::NotStored(error) => StoreDone::StateFailed(error),
+        StateEvent::Switched => StoreDone::Switched,
         StateEvent::Failed(error) => StoreDone::Failed(format!("the state store failed: {error}")),
     })
 }
@@ -40,7 +44,10 @@ pub struct StateParts {
     pub persister: Persister,
     pub shared: Arc<Shared>,
     pub queue: mpsc::UnboundedReceiver<StateInput<FjallReader>>,
+    /// To this very queue.
+    pub tell: StateQueue,
     pub log: mpsc::UnboundedSender<Told>,
+    pub snapshots: SnapshotMetrics,
     /// The newest durable write of the log.
     pub durable: Arc<AtomicU64>,
 }
@@ -98,7 +105,7 @@ impl StateActor {
         });
     }
 
-    fn carry_out(&self, effect: StateEffect<FjallReader>) {
+    fn carry_out(&mut self, effect: StateEffect<FjallReader>) {
         match effect {
             StateEffect::Publish(view) => self.parts.shared.publish(view),
             StateEffect::Answer(ticket, answer) => self.parts.shared.tickets.answer(ticket, answer),
@@ -108,6 +115,12 @@ impl StateActor {
             }
             StateEffect::Store(StoreWork::Sync) => self.parts.persister.sync(),
             StateEffect::Store(StoreWork::Retire { below, .. }) => self.parts.persister.retire(below),
+            StateEffect::Store(work) => self.parts.persister.receive(work),
+            StateEffect::ReadChunk(read) => {
+                let tell = self.parts.tell.clone();
+                tokio::task::spawn_blocking(move || drop(tell.send(StateInput::ChunkRead(read.run()))));
+            }
+            StateEffect::Snapshot(notice) => self.parts.snapshots.note(&notice),
             // A thread that ended has said why, which ends the process.
             StateEffect::Log(report) => drop(self.parts.log.send(Told::State(report))),
             StateEffect::Fatal(reason) => fatal(&reason),

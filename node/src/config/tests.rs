@@ -200,6 +200,7 @@ fn wrong_values_are_refused_in_etcds_words() {
         (&["--initial-cluster-state=old"], "invalid value \"old\" for flag -initial-cluster-state: invalid value"),
         (&["--v2-deprecation=not-yet"], "invalid value \"not-yet\" for flag -v2-deprecation: invalid value \"not-yet\""),
         (&["--snapshot-count=many"], "invalid value \"many\" for flag -snapshot-count: parse error"),
+        (&["--snapshot-catchup-entries=-1"], "invalid value \"-1\" for flag -snapshot-catchup-entries: parse error"),
         (&["--log-level=loud"], "unrecognized level: \"loud\" (--log-level takes debug, info, warn, error, panic, fatal)"),
         (&["--listen-client-urls=http://127.0.0.1:1"], "--advertise-client-urls is required when --listen-client-urls is set explicitly"),
         (&["--listen-peer-urls=http://example.com:2380"], "expected IP in URL for binding (http://example.com:2380) (--listen-peer-urls)"),

@@ -179,7 +179,11 @@ fn state_that_is_gone_while_the_log_was_released_is_refused_with_both_directorie
     drop(wal);
     threads.join();
     let error = recover(&directory, &ours, Origin::Founded, MemoryBudget::default()).unwrap_err();
-    let places = [directory.state().display().to_string(), directory.wal().display().to_string(), format!("begins behind {behind}")];
+    let places = [
+        directory.states().path(StateNumber(0)).display().to_string(),
+        directory.wal().display().to_string(),
+        format!("begins behind {behind}"),
+    ];
     for part in places.iter().map(String::as_str).chain(["has applied 0", "is lost", "remove this member"]) {
         assert!(error.contains(part), "{part:?} is missing in: {error}");
     }
@@ -208,7 +212,7 @@ impl Loner {
         let (sender, durable) = mpsc::channel();
         let (wal, threads) = Wal::start(directory.wal(), Tell(sender)).unwrap();
         let (sender, events) = mpsc::channel();
-        let persister = Persister::start(recovery.store, move |event| drop(sender.send(event))).unwrap();
+        let persister = Persister::start(recovery.store, directory.states(), move |event| drop(sender.send(event))).unwrap();
         Self { _directory: directory, machine: recovery.machine, planner, wal, threads, durable, persister, events }
     }
 
@@ -281,7 +285,7 @@ fn put(key: usize) -> Command {
 
 /// The newest journal of the state store, and where its batches end.
 fn journal(directory: &DataDir) -> (PathBuf, usize) {
-    let mut journals: Vec<PathBuf> = fs::read_dir(directory.state())
+    let mut journals: Vec<PathBuf> = fs::read_dir(directory.states().path(StateNumber(0)))
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|e| e == "jnl"))

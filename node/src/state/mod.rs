@@ -9,6 +9,7 @@ mod long_key;
 mod mark;
 mod persister;
 mod reader;
+mod receiving;
 #[cfg(test)]
 mod tests;
 
@@ -129,6 +130,8 @@ pub struct StateStore {
     memory: MemoryBudget,
     keyspaces: Arc<Keyspaces>,
     usage: Arc<Usage>,
+    /// Held by every reader as well.
+    readers: Arc<()>,
     /// What opening had to mend, for the log.
     pub repaired: Option<String>,
 }
@@ -252,10 +255,19 @@ impl StateStore {
         }
         usage.settled.store(settled_bytes.unwrap_or(0), Ordering::Relaxed);
         let keyspaces = Arc::new(Keyspaces { meta, settled, recent, retired });
-        let mut store = Self { database, path: path.to_path_buf(), host, marks, memory, keyspaces, usage, repaired };
+        let mut store =
+            Self { database, path: path.to_path_buf(), host, marks, memory, keyspaces, usage, readers: Arc::default(), repaired };
         // Opening has synced what it found.
         store.mark_synced()?;
         Ok(store)
+    }
+
+    /// Deletes the directory of a state that no log goes on from.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn delete(path: &Path) -> Result<(), StateError> {
+        receiving::void(path)
     }
 
     /// Everything written so far to stable storage, and proof of it: what is damaged below from now on is seen.
@@ -289,7 +301,7 @@ impl StateStore {
     /// A snapshot of what is stored now.
     #[must_use]
     pub fn reader(&self) -> FjallReader {
-        FjallReader::new(self.database.snapshot(), Arc::clone(&self.keyspaces))
+        FjallReader::new(self.database.snapshot(), Arc::clone(&self.keyspaces), Arc::clone(&self.readers))
     }
 
     #[must_use]

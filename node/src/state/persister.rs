@@ -2,13 +2,15 @@
 
 use super::{
     FjallReader, Keyspaces, PART_BYTES, PART_CLOSED_AT_RETIRE_BYTES, RETIRED_KEY, SETTLED_BYTES_KEY, StateError, StateStore, Usage,
-    long_key, options, part_name,
+    long_key, options, part_name, receiving::Receiver,
 };
+use crate::data_dir::StateDirectories;
 use bytes::Bytes;
 use fjall::{Keyspace, OwnedWriteBatch};
 use quorate_core::{
+    member::StoreWork,
     storage::{RowOp, Table, WriteBatch, parse_recent_key, recent_key},
-    types::{BatchNumber, RevisionId, WriteNumber},
+    types::{BatchNumber, RevisionId, StateNumber, WriteNumber},
 };
 use std::{
     collections::{BTreeMap, HashMap},
@@ -29,6 +31,14 @@ pub enum StateEvent {
     Retired(FjallReader),
     /// Batches through this one are on stable storage.
     Synced(BatchNumber),
+    /// The directory of a state to be received is open.
+    Begun(FjallReader),
+    /// Rows of it are stored, or all of it is synced; it takes so many bytes.
+    Stored(FjallReader, u64),
+    /// A state to be received could not be stored. The one in force is well.
+    NotStored(String),
+    /// The received state is in force.
+    Switched,
     /// The store cannot be written. Nothing more happens.
     Failed(String),
 }
@@ -37,6 +47,11 @@ enum Job {
     Commit { number: BatchNumber, batch: WriteBatch },
     Sync,
     Retire { below: RevisionId },
+    Begin { state: StateNumber, anew: bool },
+    Store { state: StateNumber, batch: WriteBatch },
+    SyncState { state: StateNumber },
+    Switch { state: StateNumber },
+    Drop { state: StateNumber },
 }
 
 /// Hands work to the thread. What is queued is bounded by whoever makes batches: [`quorate_core::machine::MachineLimits`]'s
@@ -49,16 +64,21 @@ pub struct Persister {
 }
 
 impl Persister {
-    /// Starts the thread; `report` is called on it.
+    /// Starts the thread; `report` is called on it. States that are received lie in `directories`.
     ///
     /// # Errors
     /// No thread could be started.
-    pub fn start(store: StateStore, report: impl FnMut(StateEvent) + Send + 'static) -> Result<Self, StateError> {
+    pub fn start(
+        store: StateStore,
+        directories: StateDirectories,
+        report: impl FnMut(StateEvent) + Send + 'static,
+    ) -> Result<Self, StateError> {
         let usage = store.usage();
+        let receiver = Receiver::new(directories, store.memory);
         let (jobs, queue) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("persister".into())
-            .spawn(move || run(store, &queue, report))
+            .spawn(move || run(store, receiver, &queue, report))
             .map_err(|error: io::Error| StateError::Failed(format!("cannot start a thread: {error}")))?;
         Ok(Self { jobs, usage, thread })
     }
@@ -87,6 +107,21 @@ impl Persister {
         self.send(Job::Retire { below });
     }
 
+    /// Work on a state that is received.
+    ///
+    /// # Panics
+    /// On work of another kind.
+    pub fn receive(&self, work: StoreWork) {
+        self.send(match work {
+            StoreWork::BeginState { state, anew } => Job::Begin { state, anew },
+            StoreWork::StoreRows { state, batch } => Job::Store { state, batch },
+            StoreWork::SyncState { state } => Job::SyncState { state },
+            StoreWork::SwitchState { state } => Job::Switch { state },
+            StoreWork::DropState { state } => Job::Drop { state },
+            StoreWork::Persist { .. } | StoreWork::Sync | StoreWork::Retire { .. } => unreachable!("of the state in force"),
+        });
+    }
+
     fn send(&self, job: Job) {
         // A thread that ended has reported `Failed`, which ends the process.
         let _ = self.jobs.send(job);
@@ -109,7 +144,7 @@ impl Persister {
     }
 }
 
-fn run(store: StateStore, queue: &mpsc::Receiver<Job>, mut report: impl FnMut(StateEvent)) {
+fn run(store: StateStore, mut receiver: Receiver, queue: &mpsc::Receiver<Job>, mut report: impl FnMut(StateEvent)) {
     let mut writer = match StateWriter::new(store) {
         Ok(writer) => writer,
         Err(error) => return report(StateEvent::Failed(error.to_string())),
@@ -132,14 +167,32 @@ fn run(store: StateStore, queue: &mpsc::Receiver<Job>, mut report: impl FnMut(St
                         Err(_) => break,
                     }
                 }
-                writer.write(number, batch).map(Done::Persisted)
+                writer.commit(number, batch).map(Done::Persisted)
             }
             Job::Sync => writer.sync().map(Done::Synced),
             Job::Retire { below } => writer.retire(below).map(|()| Done::Retired),
+            Job::Begin { state, anew } => Ok(Done::Received(receiver.begin(state, anew).map(StateEvent::Begun))),
+            Job::Store { state, batch } => {
+                let stored = receiver.store(state, batch);
+                Ok(Done::Received(stored.map(|(reader, bytes)| StateEvent::Stored(reader, bytes))))
+            }
+            Job::SyncState { state } => {
+                let synced = receiver.sync(state);
+                Ok(Done::Received(synced.map(|(reader, bytes)| StateEvent::Stored(reader, bytes))))
+            }
+            Job::Switch { state } => receiver.switch(state, &mut writer).map(|()| Done::Switched),
+            Job::Drop { state } => {
+                receiver.drop_state(state);
+                continue;
+            }
         };
+        receiver.sweep();
         match done {
             Ok(Done::Persisted(number)) => report(StateEvent::Persisted(number, writer.store.reader())),
             Ok(Done::Synced(number)) => report(StateEvent::Synced(number)),
+            Ok(Done::Received(Ok(event))) => report(event),
+            Ok(Done::Received(Err(error))) => report(StateEvent::NotStored(writer.store.explain(&error))),
+            Ok(Done::Switched) => report(StateEvent::Switched),
             Ok(Done::Retired) => report(StateEvent::Retired(writer.store.reader())),
             Err(error) => return report(StateEvent::Failed(writer.store.explain(&error))),
         }
@@ -150,10 +203,12 @@ enum Done {
     Persisted(BatchNumber),
     Synced(BatchNumber),
     Retired,
+    Received(Result<StateEvent, StateError>),
+    Switched,
 }
 
-struct StateWriter {
-    store: StateStore,
+pub(super) struct StateWriter {
+    pub(super) store: StateStore,
     written: BatchNumber,
     sizes: RecentSizes,
 }
@@ -204,7 +259,7 @@ impl RecentSizes {
 
 impl StateWriter {
     /// Counts what `Recent` holds, from row sizes alone.
-    fn new(store: StateStore) -> Result<Self, StateError> {
+    pub(super) fn new(store: StateStore) -> Result<Self, StateError> {
         let mut sizes = RecentSizes { steps: BTreeMap::new(), newest_bytes: 0, newest_main: 0, close_newest: false };
         let retired = recent_key(store.keyspaces.retired);
         for part in store.keyspaces.recent.values() {
@@ -219,8 +274,14 @@ impl StateWriter {
         Ok(Self { store, written: BatchNumber::default(), sizes })
     }
 
-    fn write(&mut self, number: BatchNumber, rows: WriteBatch) -> Result<BatchNumber, StateError> {
+    fn commit(&mut self, number: BatchNumber, rows: WriteBatch) -> Result<BatchNumber, StateError> {
         let queued = rows.bytes as u64;
+        let written = self.write(number, rows)?;
+        self.store.usage.queued.fetch_sub(queued, Ordering::Relaxed);
+        Ok(written)
+    }
+
+    pub(super) fn write(&mut self, number: BatchNumber, rows: WriteBatch) -> Result<BatchNumber, StateError> {
         let mut batch = self.store.database.batch();
         // Within one atomic write a key must occur once: the last change of it counts.
         let mut meta: HashMap<Bytes, Option<Bytes>> = HashMap::new();
@@ -255,9 +316,7 @@ impl StateWriter {
         }
         batch.commit()?;
         self.written = number;
-        let usage = &self.store.usage;
-        usage.recent.store(self.sizes.bytes(), Ordering::Relaxed);
-        usage.queued.fetch_sub(queued, Ordering::Relaxed);
+        self.store.usage.recent.store(self.sizes.bytes(), Ordering::Relaxed);
         Ok(number)
     }
 
@@ -309,7 +368,7 @@ impl StateWriter {
         self.store.keyspaces = Arc::new(keyspaces);
     }
 
-    fn sync(&mut self) -> Result<BatchNumber, StateError> {
+    pub(super) fn sync(&mut self) -> Result<BatchNumber, StateError> {
         self.store.sync()?;
         Ok(self.written)
     }

@@ -18,6 +18,8 @@ pub struct FjallReader(Arc<Inner>);
 struct Inner {
     snapshot: Snapshot,
     keyspaces: Arc<Keyspaces>,
+    /// Says that the directory is still read.
+    _reads: Arc<()>,
 }
 
 impl fmt::Debug for FjallReader {
@@ -42,8 +44,8 @@ fn damaged(keyspace: &Keyspace) -> impl Fn(fjall::Error) -> ReadFailed + '_ {
 type Visit<'a> = &'a mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>;
 
 impl FjallReader {
-    pub(super) fn new(snapshot: Snapshot, keyspaces: Arc<Keyspaces>) -> Self {
-        Self(Arc::new(Inner { snapshot, keyspaces }))
+    pub(super) fn new(snapshot: Snapshot, keyspaces: Arc<Keyspaces>, reads: Arc<()>) -> Self {
+        Self(Arc::new(Inner { snapshot, keyspaces, _reads: reads }))
     }
 
     #[cfg(test)]

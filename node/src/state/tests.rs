@@ -1,8 +1,10 @@
 use super::*;
+use crate::data_dir::StateDirectories;
 use bytes::Bytes;
 use quorate_core::{
+    member::StoreWork,
     storage::{Direction, RowOp, StateReader, Table, WriteBatch, recent_key},
-    types::{BatchNumber, Revision, WriteNumber},
+    types::{BatchNumber, Revision, StateNumber, WriteNumber},
 };
 use rand_core::{RngCore, SeedableRng};
 use std::{ops::ControlFlow, sync::mpsc};
@@ -20,7 +22,8 @@ impl Host {
     fn open(path: &Path) -> Self {
         let store = StateStore::open(path, MemoryBudget::default()).unwrap();
         let (sender, events) = mpsc::channel();
-        let persister = Persister::start(store, move |event| drop(sender.send(event))).unwrap();
+        let persister =
+            Persister::start(store, StateDirectories::beside(path.to_path_buf()), move |event| drop(sender.send(event))).unwrap();
         Self { persister, events, number: BatchNumber::default() }
     }
 
@@ -50,7 +53,7 @@ impl Host {
             match self.events.recv().unwrap() {
                 StateEvent::Synced(number) => return number,
                 StateEvent::Failed(error) => panic!("{error}"),
-                StateEvent::Persisted(..) | StateEvent::Retired(_) => {}
+                other => drop(other),
             }
         }
     }
@@ -488,4 +491,69 @@ fn a_block_damaged_under_an_open_reader_is_an_error_that_names_its_place() {
     let reader = reader_of(part, &rows[0].1);
     let error = reader.get(Table::Recent, &recent).unwrap_err();
     assert!(error.0.contains(&part.path().display().to_string()), "{error}");
+}
+
+impl Host {
+    /// What comes of work on a state that is received.
+    fn receive(&self, work: StoreWork) -> StateEvent {
+        self.persister.receive(work);
+        self.events.recv().unwrap()
+    }
+
+    fn store_row(&self, state: StateNumber, key: &'static [u8]) -> FjallReader {
+        let mut batch = WriteBatch::default();
+        batch.put(Table::Settled, Bytes::from_static(key), Bytes::from_static(b"received"));
+        let StateEvent::Stored(reader, _) = self.receive(StoreWork::StoreRows { state, batch }) else { panic!("not stored") };
+        reader
+    }
+}
+
+#[test]
+fn a_received_state_takes_the_place_of_the_one_in_force_whose_directory_goes_when_nobody_reads_it() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("state");
+    let next = temporary.path().join("state-1");
+    let state = StateNumber(1);
+    let mut host = Host::open(&path);
+    let reading = host.commit(&[(Table::Settled, b"old", Some(b"old"))]);
+    let usage = host.persister.usage();
+    assert!(matches!(host.receive(StoreWork::BeginState { state, anew: false }), StateEvent::Begun(_)));
+    drop(host.store_row(state, b"given up"));
+    assert!(
+        matches!(host.receive(StoreWork::BeginState { state, anew: true }), StateEvent::Begun(reader) if reader.get(Table::Settled, b"given up").unwrap().is_none())
+    );
+    drop(host.store_row(state, b"k"));
+    assert_eq!(usage.stored_bytes(), 6, "what is received counts only when it is in force");
+    assert!(matches!(host.receive(StoreWork::SyncState { state }), StateEvent::Stored(_, 9)));
+    assert!(matches!(host.receive(StoreWork::SwitchState { state }), StateEvent::Switched));
+    assert_eq!(usage.stored_bytes(), 9);
+    let reader = host.commit(&[(Table::Settled, b"new", Some(b"new"))]);
+    assert_eq!(reader.get(Table::Settled, b"k").unwrap().unwrap()[..], *b"received");
+    assert!(reader.get(Table::Settled, b"old").unwrap().is_none());
+    assert_eq!(reading.get(Table::Settled, b"old").unwrap().unwrap()[..], *b"old", "who reads it goes on");
+    assert!(path.exists());
+    drop(reading);
+    host.commit(&[(Table::Settled, b"newer", Some(b"newer"))]);
+    assert!(!path.exists() && next.exists());
+    drop(reader);
+    host.persister.close();
+    let store = StateStore::open(&next, MemoryBudget::default()).unwrap();
+    assert_eq!(store.reader().get(Table::Settled, b"newer").unwrap().unwrap()[..], *b"newer");
+}
+
+#[test]
+fn a_state_that_cannot_be_received_leaves_the_one_in_force_as_it_is() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut host = Host::open(&temporary.path().join("state"));
+    // A file stands where the directory should be made.
+    fs::write(temporary.path().join("state-1"), b"in the way").unwrap();
+    let state = StateNumber(1);
+    let StateEvent::NotStored(error) = host.receive(StoreWork::BeginState { state, anew: false }) else { panic!("stored") };
+    assert!(error.contains("state-1"), "{error}");
+    assert!(matches!(host.receive(StoreWork::BeginState { state, anew: true }), StateEvent::Begun(_)));
+    drop(host.store_row(state, b"k"));
+    host.persister.receive(StoreWork::DropState { state });
+    let reader = host.commit(&[(Table::Settled, b"k", Some(b"v"))]);
+    assert_eq!(reader.get(Table::Settled, b"k").unwrap().unwrap()[..], *b"v");
+    assert!(!temporary.path().join("state-1").exists());
 }

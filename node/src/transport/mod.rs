@@ -22,7 +22,7 @@ use queue::Queue;
 pub use queue::envelope_bytes;
 use quorate_core::{
     consensus::Proposal,
-    consensus::{Configuration, Envelope, ForwardMessage, Message, RaftMessage},
+    consensus::{Configuration, Envelope, ForwardMessage, Message, RaftMessage, SnapshotMessage},
     types::{Boot, ClusterId, MemberId},
 };
 use quorate_web::ByteBudget;
@@ -159,7 +159,7 @@ impl Transport {
                     peer.bulk.push(Envelope { from, to, term, message: Message::Forward(ForwardMessage::Request(part)) });
                 }
             }
-            Message::Raft(RaftMessage::Append { .. }) => peer.bulk.push(envelope),
+            Message::Raft(RaftMessage::Append { .. }) | Message::Snapshot(SnapshotMessage::Chunk { .. }) => peer.bulk.push(envelope),
             _ => peer.control.push(envelope),
         }
     }

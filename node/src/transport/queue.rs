@@ -1,6 +1,6 @@
 //! What waits for one connection to a peer. Raft bears loss, so a full queue drops the oldest instead of growing or blocking.
 
-use quorate_core::consensus::{Envelope, ForwardMessage, Message, Payload, RaftMessage};
+use quorate_core::consensus::{Envelope, ForwardMessage, Message, Payload, RaftMessage, SnapshotMessage};
 use std::{
     collections::VecDeque,
     sync::{Mutex, PoisonError},
@@ -91,6 +91,7 @@ pub fn envelope_bytes(envelope: &Envelope) -> usize {
             })
             .sum(),
         Message::Forward(ForwardMessage::Request(proposals)) => proposals.iter().map(|proposal| proposal.command.len() + OVERHEAD).sum(),
+        Message::Snapshot(SnapshotMessage::Chunk { chunk, .. }) => chunk.body.len(),
         _ => 0,
     };
     OVERHEAD + body

@@ -33,6 +33,13 @@ impl Mirror {
         self.under_way.iter_mut().for_each(|write| write.1 = write.1.min(to));
     }
 
+    /// The log is this one from now on. What its disk had for certain, it has still, as far as the two agree.
+    pub(super) fn install(&mut self, log: &[(Term, Hash128)]) {
+        let agreed = self.log.iter().zip(log).take_while(|(own, other)| own == other).count();
+        self.truncate(agreed as u64);
+        self.log.extend_from_slice(&log[agreed..]);
+    }
+
     pub(super) fn seal(&mut self, number: WriteNumber) {
         let end = self.end();
         self.under_way.push_back((number, end));

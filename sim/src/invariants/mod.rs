@@ -213,6 +213,12 @@ impl Checks {
         }
     }
 
+    /// The member's log is about to go on behind a state that others applied.
+    pub fn on_install(&mut self, member: usize, last: LogId) {
+        let installed = state_machine_safety::install(&mut self.facts, member, last);
+        self.note(installed);
+    }
+
     pub fn on_persist(&mut self, member: usize, applied: LogId) {
         let behind = state_behind_log::check(&self.facts, member, applied);
         self.note(behind);

@@ -4,7 +4,7 @@
 use super::{Checker, Facts, Found};
 use quorate_core::command::RaftStatus;
 use quorate_core::consensus::{Consensus, Payload};
-use quorate_core::types::LogIndex;
+use quorate_core::types::{LogId, LogIndex};
 
 pub(super) fn advance(facts: &mut Facts, member: usize, status: &RaftStatus, consensus: &Consensus) -> Found {
     let commit = status.committed.0;
@@ -47,4 +47,16 @@ pub(super) fn advance(facts: &mut Facts, member: usize, status: &RaftStatus, con
         }
     }
     Ok(())
+}
+
+/// A snapshot stands for the committed log through `last`, and for no other.
+pub(super) fn install(facts: &mut Facts, member: usize, last: LogId) -> Found {
+    let through = usize::try_from(last.index.0).expect("in memory");
+    match facts.committed.get(..through) {
+        Some(committed) if committed.last().is_some_and(|(term, _)| *term == last.term) => {
+            facts.members[member].install(committed);
+            Ok(())
+        }
+        _ => Err((Checker::StateMachineSafety, format!("member {member} installs a state through {last}, which was never committed"))),
+    }
 }

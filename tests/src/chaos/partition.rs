@@ -1,6 +1,6 @@
 //! Members cut off from each other in silence, as by a switch that died: no connection ends, packets only stop to arrive.
 
-use super::{MEMBERS, Options, Run, leader, wait_out};
+use super::{MEMBERS, Options, Run, WHOLE_LOG, leader, wait_out};
 use crate::{
     load::{self, Numbers},
     network::Network,
@@ -90,7 +90,7 @@ pub(super) fn run(server: Server, options: &Options) -> Result<bool, Box<dyn Err
     }
     // Declared first, so that the members end before their network.
     let network = Network::new(MEMBERS)?;
-    let run = Run::start(Cluster::start_at(server, network.sites(), &[])?, NUMBERS)?;
+    let run = Run::start(Cluster::start_at(server, network.sites(), &WHOLE_LOG)?, NUMBERS)?;
     let mut measured = Vec::new();
     for (number, &(seconds, cut)) in plan.iter().enumerate() {
         run.wait_writes(cut.name())?;

@@ -1,6 +1,6 @@
 //! Damaged, missing, foreign and full: what lies under a member is not what it wrote, or takes no more.
 
-use super::{Claim, Ground, Outcome, ended, refused, require, require_parts, start::files};
+use super::{Claim, Ground, Outcome, ended, refused, require, require_parts, start::files, wait_logged_for};
 use std::{
     collections::BTreeMap,
     error::Error,
@@ -8,6 +8,7 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 pub const CLAIMS: &[Claim] = &[
@@ -22,6 +23,7 @@ pub const CLAIMS: &[Claim] = &[
     ("a file size limit ends a member with a message, and nothing is lost", file_size_limit),
     ("a full file system ends a member with a message, and nothing is lost", full_disk),
     ("a full file system under the state store alone is named", full_disk_under_the_state),
+    ("a full file system in the middle of a snapshot is named, and the snapshot comes again once there is room", full_disk_in_a_snapshot),
     ("a file system of 96 MiB is enough to start and serve", small_disk),
     ("a log whose front is gone is refused, left as it is, and good again once it is put back", log_without_front),
     ("a short segment is refused, left as it is, and good again once it is put back", short_segment),
@@ -402,6 +404,42 @@ fn full_disk_under_the_state() -> Outcome {
     ground.member().kill()?;
     drop(healthy);
     Ok(())
+}
+
+/// Longer than a leader waits for a member that it does not hear.
+const ABSENT: Duration = Duration::from_secs(12);
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(60);
+
+fn full_disk_in_a_snapshot() -> Outcome {
+    let mut ground = Ground::new(3, &["--snapshot-count=10", "--snapshot-catchup-entries=5"])?;
+    ground.put_many(0, 30, MIB as usize)?;
+    ground.cluster.members[2].kill()?;
+    let since = Instant::now();
+    let folder = ground.cluster.folder().join("small");
+    let disk = SmallDisk::mount(&folder, 1024)?;
+    let (data, moved) = (ground.cluster.members[2].data_dir.clone(), folder.join("data"));
+    let enter = disk.enter();
+    let script = "mkdir -p $1/member && cp -a $0/member/state $1/member && du -sm $1 | cut -f1";
+    let output = Command::new(&enter[0]).args(&enter[1..]).args(["sh", "-c", script]).arg(&data).arg(&moved).output()?;
+    let used: u64 = String::from_utf8_lossy(&output.stdout).trim().parse()?;
+    // Room for a part of what comes.
+    disk.resize(&folder, used + 12)?;
+    let member = &mut ground.cluster.members[2];
+    member.set("--wal-dir", data.join("member/wal").to_str().ok_or("not UTF-8")?);
+    member.set("--data-dir", moved.to_str().ok_or("not UTF-8")?);
+    member.wrapper = enter;
+    ground.put_many(0, 50, 1_000)?;
+    while since.elapsed() < ABSENT {
+        ground.put_many(0, 1, 1_000)?;
+    }
+    ground.put_many(0, 50, 1_000)?;
+    ground.cluster.members[2].start()?;
+    wait_logged_for(&ground.cluster.members[2], &["a database snapshot could not be stored", "No space left on device"], SNAPSHOT_LIMIT)?;
+    disk.resize(&folder, 1024)?;
+    wait_logged_for(&ground.cluster.members[2], &["applied database snapshot"], SNAPSHOT_LIMIT)?;
+    ground.cluster.members[2].wait_ready()?;
+    ground.check_unharmed(&[0, 1, 2])?;
+    ground.cluster.members[2].kill()
 }
 
 fn small_disk() -> Outcome {

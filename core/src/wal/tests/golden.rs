@@ -49,6 +49,8 @@ fn every_kind_of_record_keeps_its_bytes() {
         Record::Commit(LogIndex(299)),
         Record::TornTail { segment: SegmentId(4), offset: 0x1f08 },
         Record::Idle,
+        Record::Install { last: id, state: StateNumber(2) },
+        Record::State(StateNumber(2)),
     ];
     let text: Vec<String> = records.iter().map(|record| format!("{record:?}\n{}", encoded(record))).collect();
     insta::assert_snapshot!(text.join("\n\n"));

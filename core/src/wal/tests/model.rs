@@ -11,6 +11,9 @@ struct Model {
     term: Term,
     vote: Option<MemberId>,
     commit: LogIndex,
+    state: StateNumber,
+    /// The entry before the first of `entries`: where the newest installed state ends.
+    before: LogId,
     entries: Vec<Entry>,
 }
 
@@ -22,20 +25,29 @@ impl Model {
             Record::Commit(index) => self.commit = self.commit.max(*index),
             Record::Entry(entry) => self.entries.push(entry.clone()),
             Record::Truncate { from } => self.entries.retain(|entry| entry.id.index < *from),
-            Record::SegmentHeader(_) | Record::TornTail { .. } | Record::Idle => {}
+            Record::Install { last, state } => {
+                (self.before, self.state, self.commit) = (*last, *state, self.commit.max(last.index));
+                self.entries.clear();
+            }
+            Record::SegmentHeader(_) | Record::TornTail { .. } | Record::Idle | Record::State(_) => {}
         }
     }
 
     fn end(&self) -> u64 {
-        self.entries.len() as u64
+        self.before.index.0 + self.entries.len() as u64
+    }
+
+    /// How many of `entries` are at or below an index.
+    fn through(&self, index: LogIndex) -> Option<usize> {
+        usize::try_from(index.0.checked_sub(self.before.index.0)?).ok().filter(|held| *held <= self.entries.len())
     }
 
     fn matches(&self, recovered: &Recovered) -> bool {
-        let held = usize::try_from(recovered.base.index.0).unwrap();
+        let Some(held) = self.through(recovered.base.index) else { return false };
         (self.boot.next(), self.term, self.vote, self.commit) == (recovered.boot, recovered.term, recovered.vote, recovered.commit)
-            && held <= self.entries.len()
+            && self.state == recovered.state
             && self.entries[held..] == recovered.entries
-            && (held == 0 || self.entries[held - 1].id == recovered.base)
+            && held.checked_sub(1).map_or(self.before, |last| self.entries[last].id) == recovered.base
     }
 }
 
@@ -48,6 +60,7 @@ struct Life {
     durable: Model,
     pending: Vec<Record>,
     released: LogIndex,
+    installed: u64,
 }
 
 impl Life {
@@ -85,6 +98,15 @@ impl Life {
                 self.planner.release(self.released);
             }
             5 => self.planner.idle(),
+            7 if self.below(6) == 0 => {
+                let last = LogId { term: model.term, index: LogIndex(model.commit.0 + 1 + self.below(20)) };
+                let state = model.state.next();
+                self.planner.install(last, state);
+                self.planner.release(last.index);
+                self.released = last.index;
+                self.pending.push(Record::Install { last, state });
+                self.installed += 1;
+            }
             6 => {
                 let size = self.below(12_000);
                 self.append(Record::Entry(entry(model.term.0, model.end() + 1, usize::try_from(size).unwrap())));
@@ -108,21 +130,22 @@ impl Life {
     fn check_locations(&mut self) {
         let first = self.planner.first().0;
         let end = self.durable.end();
-        if first > end {
+        // What an installation voids is nobody's any more, durable or not.
+        if first > end || self.now().before != self.durable.before {
             return;
         }
         let index = first + self.below(end - first + 1);
         let bytes = u32::try_from(self.below(3_000)).unwrap();
         let location = self.planner.locate(LogIndex(index), bytes).expect("a durable entry is located");
         let found = self.disk.read(location);
-        let at = usize::try_from(index).unwrap() - 1;
+        let at = self.durable.through(LogIndex(index)).unwrap() - 1;
         assert!(!found.is_empty());
         assert_eq!(found, self.durable.entries[at..at + found.len()]);
     }
 
     fn check_terms(&self) {
         let model = self.now();
-        let held = usize::try_from(self.planner.first().0).unwrap() - 1;
+        let held = model.through(self.planner.first().previous()).unwrap();
         for entry in &model.entries[held.saturating_sub(1)..] {
             assert_eq!(self.planner.term(entry.id.index), Some(entry.id.term), "of entry {}", entry.id);
         }
@@ -157,6 +180,7 @@ impl Life {
             model.note(&record);
         }
         self.planner = recovered.planner;
+        self.released = self.released.min(model.commit);
         self.durable = model;
         self.pending.push(Record::Boot(recovered.boot));
         if self.below(4) > 0 {
@@ -165,13 +189,13 @@ impl Life {
     }
 }
 
-fn live(seed: u64) -> (u64, SegmentId) {
+fn live(seed: u64) -> (u64, SegmentId, u64) {
     let mut chance = ChaCha8Rng::seed_from_u64(seed);
     let (planner, disk) = started();
-    let durable = Model { boot: Boot(1), term: Term(1), vote: None, commit: LogIndex(2), entries: founders() };
+    let durable = Model { boot: Boot(1), term: Term(1), commit: LogIndex(2), entries: founders(), ..Model::default() };
     let mut crashes = 0;
     let steps = 50 + chance.next_u64() % 300;
-    let mut life = Life { chance, disk, planner, durable, pending: Vec::new(), released: LogIndex(0) };
+    let mut life = Life { chance, disk, planner, durable, pending: Vec::new(), released: LogIndex(0), installed: 0 };
     for step in 0..steps {
         match life.below(40) {
             0 => {
@@ -189,17 +213,20 @@ fn live(seed: u64) -> (u64, SegmentId) {
         assert!(ids.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{ids:?}");
     }
     life.crash(1);
-    (crashes, *life.disk.files.keys().last().unwrap())
+    (crashes, *life.disk.files.keys().last().unwrap(), life.installed)
 }
 
 #[test]
 fn the_log_says_what_a_list_of_records_says() {
     let mut crashes = 0;
     let mut segments = 0;
+    let mut installed = 0;
     for seed in 0..400 {
-        let (crashed, last) = live(seed);
+        let (crashed, last, states) = live(seed);
         crashes += crashed;
         segments += last.0;
+        installed += states;
     }
     assert!(crashes > 1_000 && segments > 4_000, "{crashes} crashes, {segments} segments: too tame");
+    assert!(installed > 300, "{installed} states were installed: too tame");
 }
