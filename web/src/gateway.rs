@@ -5,13 +5,14 @@ use crate::{
     backend::{Backend, Source},
     connection::Connection,
     grpc::watch_answers,
-    permit::{ReceivePermit, WithPermit},
+    permit::{BudgetPermit, ReceivePermit, WithPermit},
     proto::etcdserverpb as pb,
     service::{Call, Service},
     surface::{PROGRESS_BYTES, Surface},
 };
 use actix_web::{
     HttpRequest, HttpResponse, Scope,
+    body::{BodySize, MessageBody},
     http::{StatusCode, header::ContentType},
     web::{self, Payload, ServiceConfig},
 };
@@ -20,7 +21,12 @@ use futures::StreamExt as _;
 use prost::Message;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Deserializer, json};
-use std::future::Future;
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout_at},
@@ -165,7 +171,7 @@ where
             };
             match answering.await {
                 Ok(WithPermit { answer, permit }) => match serde_json::to_vec(&answer) {
-                    Ok(json) => HttpResponse::Ok().content_type(ContentType::json()).body(permit.attach(json.into())),
+                    Ok(json) => HttpResponse::Ok().content_type(ContentType::json()).body(AnswerBody { rest: json.into(), permit }),
                     Err(error) => refused(&ApiError::BadJson(error.to_string())),
                 },
                 Err(error) => refused(&error),
@@ -173,6 +179,33 @@ where
         }
     });
     scope.service(web::resource(path).route(post).default_service(web::to(method_not_allowed)))
+}
+
+/// Bytes of one piece of an answer.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// An answer that leaves in pieces, with its share of the budget held until the last one has. The transport copies what it is given and
+/// lets go of it at once, but asks for more only while its own buffer has room: in one piece, all of an answer would lie there.
+struct AnswerBody {
+    rest: Bytes,
+    permit: BudgetPermit,
+}
+
+impl MessageBody for AnswerBody {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Sized(self.rest.len() as u64)
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
+        if self.rest.is_empty() {
+            return Poll::Ready(None);
+        }
+        let size = self.rest.len().min(PIECE_BYTES);
+        let piece = self.rest.split_to(size);
+        Poll::Ready(Some(Ok(self.permit.attach(piece))))
+    }
 }
 
 async fn method_not_allowed() -> HttpResponse {
