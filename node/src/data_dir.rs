@@ -154,6 +154,11 @@ fn failed(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> DataDir
 }
 
 fn make(path: &Path) -> Result<(), DataDirError> {
+    make_with(path, &mut |parent| fs::File::open(parent)?.sync_all())
+}
+
+/// `sync` makes the names in a directory durable.
+fn make_with(path: &Path, sync: &mut dyn FnMut(&Path) -> io::Result<()>) -> Result<(), DataDirError> {
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => {
             fs::read_dir(path).map_err(failed(path, "read"))?;
@@ -168,7 +173,7 @@ fn make(path: &Path) -> Result<(), DataDirError> {
                 }
                 // Its name stands in its parent.
                 let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                fs::File::open(parent).and_then(|directory| directory.sync_all()).map_err(failed(parent, "sync"))?;
+                sync(parent).map_err(failed(parent, "sync"))?;
             }
             Ok(())
         }
@@ -259,6 +264,21 @@ mod tests {
         fs::create_dir(&names[0]).unwrap();
         assert_eq!(missing(&path), names[1..]);
         assert_eq!(missing(Path::new("no/such")), [Path::new("no"), Path::new("no/such")]);
+    }
+
+    #[test]
+    fn every_directory_that_is_made_is_made_durable_before_the_next() {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut synced = Vec::new();
+        let mut sync = |parent: &Path| {
+            let names = fs::read_dir(parent)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
+            synced.push((parent.strip_prefix(temporary.path()).unwrap().to_path_buf(), names));
+            Ok(())
+        };
+        make_with(&temporary.path().join("a/b/c"), &mut sync).unwrap();
+        assert_eq!(synced, [("", "a"), ("a", "b"), ("a/b", "c")].map(|(parent, name)| (parent.into(), vec![name.into()])));
+        let refused = make_with(&temporary.path().join("d"), &mut |_| Err(io::ErrorKind::StorageFull.into())).unwrap_err();
+        assert!(refused.to_string().starts_with(&format!("cannot sync {}", temporary.path().display())), "{refused}");
     }
 
     #[test]

@@ -108,20 +108,21 @@ fn timestamp() -> String {
     }
 }
 
-/// Where an event comes from: a file of this program and its line; of a library, which crate's and which module of it, because where
-/// its source lay when it was built tells nobody anything.
 fn caller(event: &Event<'_>, fields: &Fields) -> String {
     let metadata = event.metadata();
-    if let Some(module) = &fields.logged_by {
-        return module.clone();
+    match (&fields.logged_by, metadata.module_path()) {
+        (Some(module), _) => module.clone(),
+        (None, Some(module)) => place(module, metadata.file().zip(metadata.line())),
+        (None, None) => metadata.target().to_owned(),
     }
-    match (metadata.module_path(), metadata.file(), metadata.line()) {
-        (Some(module), Some(file), Some(line)) if module.starts_with("quorate") => {
-            let short = file.rsplit_once("src/").map_or(file, |(_, short)| short);
-            format!("{short}:{line}")
-        }
-        (Some(module), ..) => module.to_owned(),
-        (None, ..) => metadata.target().to_owned(),
+}
+
+/// Where an event comes from: a file of this program and its line; of a library, which crate's and which module of it, because where
+/// its source lay when it was built tells nobody anything.
+fn place(module: &str, source: Option<(&str, u32)>) -> String {
+    match source.filter(|_| module.starts_with("quorate")) {
+        Some((file, line)) => format!("{}:{line}", file.rsplit_once("src/").map_or(file, |(_, short)| short)),
+        None => module.to_owned(),
     }
 }
 
@@ -267,6 +268,8 @@ mod tests {
         assert_eq!(lines[1]["caller"], "fjall::journal");
         let keys: Vec<&String> = lines[1].as_object().unwrap().keys().collect();
         assert_eq!(keys, ["level", "ts", "caller", "msg"]);
+        assert_eq!(place("h2::proto", Some(("/builds/registry/h2/src/proto/mod.rs", 7))), "h2::proto");
+        assert_eq!(place("quorate_node::run", Some(("/builds/node/src/run.rs", 7))), "run.rs:7");
     }
 
     #[test]

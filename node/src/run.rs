@@ -398,3 +398,6 @@ async fn hand_over(backend: &MemberHandle) {
         Err(refusal) => tracing::warn!(target: "quorate", ?refusal, "no other member took over leadership in time"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,7 +31,10 @@ impl Normaliser {
             (r"│ +", "│ "),
             (r" +│", " │"),
             // What a JSON parser says of text that is not JSON is its own affair; the code is not.
-            (r#""message":"(?:proto:|number too large |unexpected EOF|invalid character |Invalid |EOF while |expected )[^}]*""#, r#""message":"<parser>""#),
+            (
+                r#""message":"(?:proto:|number too large |unexpected EOF|invalid character |Invalid |EOF while |expected )[^}]*""#,
+                r#""message":"<parser>""#,
+            ),
         ];
         Self(rules.into_iter().map(|(pattern, with)| (Regex::new(pattern).expect("a rule is a valid pattern"), with)).collect())
     }

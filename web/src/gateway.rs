@@ -1,6 +1,7 @@
 //! The JSON gateway: `/v3/...` over HTTP/1.1, the same functions as over gRPC with proto3 JSON around them.
 
 use crate::{
+    answer_body::AnswerBody,
     api_error::ApiError,
     backend::{Backend, Source},
     body::Body,
@@ -175,7 +176,7 @@ where
             };
             match answering.await {
                 Ok(WithPermit { answer, permit }) => match serde_json::to_vec(&answer) {
-                    Ok(json) => HttpResponse::Ok().content_type(ContentType::json()).body(permit.attach(json.into())),
+                    Ok(json) => HttpResponse::Ok().content_type(ContentType::json()).body(AnswerBody::new(json.into(), permit)),
                     Err(error) => refused(&ApiError::BadJson(error.to_string())),
                 },
                 Err(error) => refused(&error),

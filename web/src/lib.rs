@@ -3,6 +3,7 @@
 //! A host makes one [`Surface`] for the process and mounts it as often as it likes, say once a worker with that worker's backend:
 //! [`grpc_routes`] for HTTP/2, [`configure_http`] for the JSON gateway, health, version and metrics.
 
+mod answer_body;
 pub mod api_error;
 pub mod backend;
 mod body;

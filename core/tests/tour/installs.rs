@@ -10,7 +10,9 @@ use quorate_core::member::{
     StoreDone, StoreWork, Ticket,
 };
 use quorate_core::storage::MemoryStore;
-use quorate_core::types::{Boot, ClusterId, LeaseId, LogId, LogIndex, MemberId, Monotonic, Now, RequestId, Revision, Term, WallMs, WriteNumber};
+use quorate_core::types::{
+    Boot, ClusterId, LeaseId, LogId, LogIndex, MemberId, Monotonic, Now, RequestId, Revision, Term, WallMs, WriteNumber,
+};
 use quorate_core::wal::{Identity, Planner, WalSettings, bootstrap_entries};
 use std::time::Duration;
 

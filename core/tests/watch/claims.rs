@@ -90,6 +90,19 @@ fn a_start_in_the_past_replays_history_and_goes_on_live() {
 }
 
 #[test]
+fn history_in_several_slices_knows_the_newest_revision_in_each() {
+    let mut log = Log::new();
+    for value in ["1", "2", "3", "4", "5"] {
+        log.put("a", value);
+    }
+    let mut world = World::on(log, HubLimits { slice_events: 2, ..roomy() });
+    world.create(from(2, key("a")));
+    let told = world.settle();
+    let revisions: Vec<_> = told.iter().map(|response| (response.revision, response.store_revision)).collect();
+    assert_eq!(revisions, [3, 5, 6].map(|through| (Revision(through), Revision(6))));
+}
+
+#[test]
 fn a_start_below_the_floor_is_created_and_then_cancelled() {
     let mut world = with_history();
     world.log.compact(Revision(4));

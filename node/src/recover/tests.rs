@@ -395,6 +395,7 @@ fn a_log_whose_front_is_gone_is_refused_and_left_as_it_is() {
         let mut bytes = fs::read(&path).unwrap();
         bytes[..8 << 10].fill(0);
         fs::write(&path, bytes).unwrap();
+        fs::write(directory.wal().join("7.tmp"), b"half").unwrap();
         let before = content(directory.wal());
         for origin in [Origin::Founded, Origin::Unstated] {
             let error = recover(&directory, &founding("one"), origin, MemoryBudget::default()).unwrap_err();

@@ -278,14 +278,7 @@ impl StateStore {
 
     /// Why writing ended, as an operator has to read it.
     fn explain(&self, error: &StateError) -> String {
-        let path = self.path.display();
-        if !matches!(error, StateError::Poisoned) {
-            return format!("{path}: {error}");
-        }
-        match crate::wal::free_bytes(&self.path) {
-            Ok(free) if free < PART_BYTES => format!("{path}: {error}: No space left on device, only {free} bytes are free"),
-            _ => format!("{path}: {error}; the log says why"),
-        }
+        explain(&self.path, error, crate::wal::free_bytes(&self.path).ok())
     }
 
     fn mark_synced(&mut self) -> Result<(), StateError> {
@@ -307,6 +300,18 @@ impl StateStore {
     #[must_use]
     pub fn usage(&self) -> Arc<Usage> {
         Arc::clone(&self.usage)
+    }
+}
+
+/// `free_bytes` is what the file system still takes, if it is known: a failure in the background has no words of its own.
+fn explain(path: &Path, error: &StateError, free_bytes: Option<u64>) -> String {
+    let what = format!("{}: {error}", path.display());
+    match (error, free_bytes) {
+        (StateError::Poisoned, Some(free)) if free < PART_BYTES => {
+            format!("{what}: No space left on device, only {free} bytes are free")
+        }
+        (StateError::Poisoned, _) => format!("{what}; the log says why"),
+        (StateError::Failed(_) | StateError::Lost(_), _) => what,
     }
 }
 

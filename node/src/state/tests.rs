@@ -371,6 +371,15 @@ fn a_journal_that_is_gone_is_missed() {
     assert!(lost(directory.path()).contains("8.jnl is missing"));
 }
 
+#[test]
+fn a_newest_journal_that_is_gone_is_missed_though_an_older_one_is_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    synced(directory.path());
+    let mut marks = MarkFile::open(directory.path()).unwrap();
+    marks.set(Mark { journal: 1, offset: 100, ..marks.mark() }).unwrap();
+    assert!(lost(directory.path()).contains("1.jnl, which was synced, is missing"));
+}
+
 /// The engine syncs its journal before it writes a table, and marks nothing.
 #[test]
 fn a_cut_behind_which_a_table_has_more_is_a_lost_state_also_at_the_next_start() {
@@ -418,6 +427,17 @@ fn a_lost_store_is_left_as_it_is_until_it_is_moved_aside() {
     assert!(store.repaired.as_ref().unwrap().contains("state.damaged-1"), "{:?}", store.repaired);
     assert_eq!(store.reader().get(Table::Meta, b"applied").unwrap(), None);
     assert!(parent.path().join("state.damaged-1/keyspaces").is_dir());
+}
+
+#[test]
+fn a_write_that_failed_in_the_background_is_put_down_to_a_full_disk_where_it_is_full() {
+    let path = Path::new("/somewhere/state");
+    let full = "/somewhere/state: state store: a write in the background failed: No space left on device, only 1000 bytes are free";
+    assert_eq!(explain(path, &StateError::Poisoned, Some(1_000)), full);
+    let unknown = "/somewhere/state: state store: a write in the background failed; the log says why";
+    assert_eq!(explain(path, &StateError::Poisoned, Some(PART_BYTES)), unknown);
+    assert_eq!(explain(path, &StateError::Poisoned, None), unknown);
+    assert_eq!(explain(path, &StateError::Failed("a reason".into()), Some(0)), "/somewhere/state: state store: a reason");
 }
 
 #[test]

@@ -397,19 +397,22 @@ fn unfinished_puts() -> Outcome {
 const UNREAD_LIMIT: Duration = Duration::from_secs(120);
 
 fn unread_answers() -> Outcome {
+    let body = r#"{"key":"AA==","range_end":"AA=="}"#;
+    let json = format!("POST /v3/kv/range HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    unread_answers_to(json.as_bytes())?;
+    unread_answers_to(&unread_grpc_range())
+}
+
+/// Connections that each ask for everything and are not read from.
+fn unread_answers_to(request: &[u8]) -> Outcome {
     let mut ground = Ground::new(1, &[])?;
     ground.put_many(0, 60, 1 << 20)?;
     let address = ground.member().client.clone();
-    // Whole ranges over JSON and over gRPC, whose connections are not read from.
-    let body = r#"{"key":"AA==","range_end":"AA=="}"#;
-    let json = format!("POST /v3/kv/range HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     let mut held = Vec::new();
-    for request in [json.as_bytes(), &unread_grpc_range()] {
-        for _ in 0..4 {
-            let mut stream = connect(&address)?;
-            stream.write_all(request)?;
-            held.push(stream);
-        }
+    for _ in 0..4 {
+        let mut stream = connect(&address)?;
+        stream.write_all(request)?;
+        held.push(stream);
     }
     // Small answers pass at any time, and large ones once the first are ended.
     ground.check_unharmed(&[0])?;

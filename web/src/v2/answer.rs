@@ -1,6 +1,6 @@
 //! Answers in etcd's JSON: its fields in its order, one line.
 
-use crate::{backend::Status, permit::WithPermit};
+use crate::{answer_body::AnswerBody, backend::Status, permit::WithPermit};
 use actix_web::{
     HttpResponse, HttpResponseBuilder,
     http::{StatusCode, header::ContentType},
@@ -157,7 +157,7 @@ pub(super) fn refused(status: &Status, error: &Error) -> HttpResponse {
 pub(super) fn listed(head: &Head, listing: WithPermit<Listing>, at: WallMs) -> HttpResponse {
     let WithPermit { answer, permit } = listing;
     let shown = Shown { action: Action::Get.name(), node: Some(Node::listed(&answer, at)), prev_node: None };
-    head.response(StatusCode::OK).body(permit.attach(shown.line()))
+    head.response(StatusCode::OK).body(AnswerBody::new(shown.line(), permit))
 }
 
 pub(super) fn shown(head: &Head, status: StatusCode, shown: &Shown) -> HttpResponse {

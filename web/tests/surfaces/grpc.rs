@@ -5,7 +5,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use prometheus_client::registry::Registry;
 use quorate_web::{
-    Options, Surface, grpc_routes,
+    Connection, Options, Surface, grpc_routes,
     proto::{
         etcdserverpb::{
             self as pb, cluster_client::ClusterClient, compare::TargetUnion, kv_client::KvClient, maintenance_client::MaintenanceClient,
@@ -461,6 +461,10 @@ fn unfinished(message_bytes: u32, given: usize) -> tonic::body::Body {
 
 async fn put_unfinished(routes: &mut Routes, body: tonic::body::Body) -> tonic::Status {
     let request = http::Request::post("/etcdserverpb.KV/Put").header("content-type", "application/grpc").body(body).expect("a request");
+    refused(routes, request).await
+}
+
+async fn refused(routes: &Routes, request: http::Request<tonic::body::Body>) -> tonic::Status {
     let answer = tower::ServiceExt::oneshot(routes.clone(), request).await.expect("answered");
     tonic::Status::from_header_map(answer.headers()).expect("refused")
 }
@@ -479,13 +483,30 @@ async fn requests_that_came_in_part_are_bounded_in_bytes_and_a_whole_one_is_serv
             held
         })
         .collect();
-    let refused = put_unfinished(&mut routes, unfinished(1 << 20, 100)).await;
+    let refused = futures::FutureExt::now_or_never(put_unfinished(&mut routes, unfinished(1 << 20, 100))).expect("at once");
     assert_eq!(refused.message(), "etcdserver: too many requests");
     KvClient::new(routes.clone()).put(put("k", "v")).await.expect("what came whole needs no room");
     drop(held);
     let mut routes_again = routes.clone();
     let mut fits = Box::pin(put_unfinished(&mut routes_again, unfinished(1 << 20, 100)));
     assert!(futures::FutureExt::now_or_never(&mut fits).is_none(), "there is room again");
+}
+
+#[tokio::test]
+async fn a_connection_has_a_quarter_of_what_may_come_in_part_and_the_others_have_the_rest() {
+    let options = Options { received_bytes: 4 << 20, receive_timeout: Duration::from_secs(3_600), ..Options::default() };
+    let surface = Surface::new(options, Registry::default());
+    let routes = grpc_routes(Local::new(), &surface);
+    let [one, other] = [(); 2].map(|()| Connection::new(&surface));
+    let put = |connection: &Connection| {
+        let request = http::Request::post("/etcdserverpb.KV/Put").header("content-type", "application/grpc").extension(connection.clone());
+        Box::pin(refused(&routes, request.body(unfinished(1 << 20, 100)).expect("a request")))
+    };
+    let mut held = put(&one);
+    assert!(futures::FutureExt::now_or_never(&mut held).is_none());
+    let refused = futures::FutureExt::now_or_never(put(&one)).expect("at once");
+    assert_eq!(refused.message(), "etcdserver: too many requests");
+    assert!(futures::FutureExt::now_or_never(put(&other)).is_none(), "there is room for another connection");
 }
 
 #[tokio::test]
@@ -611,4 +632,37 @@ async fn a_delete_that_tells_what_was_there_waits_for_room_before_it_deletes() {
     assert_eq!(counted.count, 3, "nothing was deleted");
     drop(held);
     assert_eq!(client().delete_range(all()).await.expect("served").into_inner().prev_kvs.len(), 3);
+}
+
+fn on<T>(connection: &Connection, mut request: Request<T>) -> Request<T> {
+    request.extensions_mut().insert(connection.clone());
+    request
+}
+
+#[tokio::test]
+async fn a_connection_has_a_quarter_of_the_room_for_answers_and_the_others_have_the_rest() {
+    let (local, _) = cramped().await;
+    let surface = Surface::new(Options { answer_bytes: 16 << 20, ..Options::default() }, Registry::default());
+    let client = || KvClient::new(grpc_routes(local.clone(), &surface)).max_decoding_message_size(usize::MAX);
+    let [one, other] = [(); 2].map(|()| Connection::new(&surface));
+    let mut held = client().range_stream(on(&one, Request::new(prefix_range()))).await.expect("served").into_inner();
+    held.next().await.expect("a chunk").expect("served");
+    let small = || impatient(pb::RangeRequest { key: "a".into(), ..Default::default() });
+    let error = client().range(on(&one, small())).await.expect_err("its quarter is held");
+    assert_eq!(error.message(), "etcdserver: too many requests");
+    client().range(on(&other, small())).await.expect("there is room for another connection");
+    drop(held);
+    client().range(on(&one, small())).await.expect("there is room again");
+}
+
+#[tokio::test]
+async fn an_answer_of_which_nothing_moves_ends_its_connection() {
+    let (local, _) = cramped().await;
+    let surface = Surface::new(Options { answer_timeout: Duration::from_millis(10), ..Options::default() }, Registry::default());
+    let mut client = KvClient::new(grpc_routes(local, &surface)).max_decoding_message_size(usize::MAX);
+    let connection = Connection::new(&surface);
+    let mut held = client.range_stream(on(&connection, Request::new(prefix_range()))).await.expect("served").into_inner();
+    held.next().await.expect("a chunk").expect("served");
+    let why = std::future::poll_fn(|context| connection.poll_ended(context)).await;
+    assert_eq!(why, "the client does not read an answer it asked for");
 }

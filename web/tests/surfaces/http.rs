@@ -4,12 +4,16 @@ use crate::local::Local;
 use actix_web::{
     App,
     body::MessageBody as _,
+    dev::Payload,
     http::{Method, StatusCode},
     test::{self, TestRequest},
 };
+use bytes::Bytes;
+use futures::{FutureExt as _, StreamExt as _, stream};
 use prometheus_client::registry::Registry;
 use quorate_web::{Cors, Options, Surface, answer_cors, configure_http};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 async fn send(local: &Local, request: TestRequest) -> (StatusCode, String) {
     let surface = Surface::new(Options::default(), Registry::default());
@@ -126,6 +130,52 @@ async fn a_body_above_the_receive_limit_is_not_read() {
     let endless = format!(r#"{{"x": "{}"}}"#, "A".repeat(5 << 20));
     let (status, answer) = post(&Local::new(), "/v3/kv/put", &endless).await;
     assert_eq!((status, &answer["code"]), (429, &json!(8)));
+}
+
+/// A body that came in two parts, and of which no more comes.
+fn unfinished() -> Payload {
+    let came = [r#"{"key": "#, r#""Zm9v", "value": "#].map(|part| Ok(Bytes::from_static(part.as_bytes())));
+    Payload::Stream { payload: stream::iter(came).chain(stream::pending()).boxed_local() }
+}
+
+#[actix_web::test]
+async fn a_body_that_makes_no_progress_is_ended() {
+    let options = Options { receive_timeout: Duration::from_millis(10), ..Options::default() };
+    let surface = Surface::new(options, Registry::default());
+    let app = test::init_service(App::new().configure(configure_http(Local::new(), &surface))).await;
+    for (path, status) in [("/v3/kv/put", StatusCode::GATEWAY_TIMEOUT), ("/v3/watch", StatusCode::OK)] {
+        let mut request = TestRequest::post().uri(path).to_request();
+        *request.payload() = unfinished();
+        let response = test::call_service(&app, request).await;
+        assert_eq!(response.status(), status, "{path}");
+        let answer: Value = test::read_body_json(response).await;
+        let error = if path == "/v3/watch" { &answer["error"] } else { &answer };
+        assert_eq!((&error["code"], &error["message"]), (&json!(4), &json!("the request's body made no progress for 10ms")), "{path}");
+    }
+}
+
+#[actix_web::test]
+async fn bodies_that_came_in_part_are_bounded_in_bytes_and_a_whole_one_is_served_meanwhile() {
+    // Room for two, each of which takes 64 KiB to begin with.
+    let options = Options { received_bytes: 128 << 10, receive_timeout: Duration::from_secs(3_600), ..Options::default() };
+    let surface = Surface::new(options, Registry::default());
+    let app = test::init_service(App::new().configure(configure_http(Local::new(), &surface))).await;
+    let put = || TestRequest::post().uri("/v3/kv/put");
+    let part = || {
+        let mut request = put().to_request();
+        *request.payload() = unfinished();
+        Box::pin(test::call_service(&app, request))
+    };
+    let mut held = [part(), part()];
+    assert!(held.iter_mut().all(|held| held.now_or_never().is_none()));
+    let refused = part().now_or_never().expect("at once");
+    assert_eq!(refused.status(), 500);
+    let answer: Value = test::read_body_json(refused).await;
+    assert_eq!(answer, json!({"code": 2, "message": "etcdserver: too many requests"}));
+    let whole = test::call_service(&app, put().set_payload(r#"{"key": "Zm9v"}"#).to_request()).await;
+    assert_eq!(whole.status(), 200, "what comes whole needs no room");
+    drop(held);
+    assert!(part().now_or_never().is_none(), "there is room again");
 }
 
 #[actix_web::test]
@@ -280,13 +330,16 @@ async fn an_answer_in_json_keeps_its_share_until_it_has_left_and_the_next_is_ref
     let range = || TestRequest::post().uri("/v3/kv/range").set_payload(r#"{"key": "AA==", "range_end": "AA=="}"#);
     let held = test::call_service(&app, range().to_request()).await;
     assert_eq!(held.status(), 200);
+    // The transport copies what it is given, lets go of it, and asks for no more while nobody reads.
+    let mut held = Box::pin(held.into_body());
+    let first = std::future::poll_fn(|context| held.as_mut().poll_next(context)).await.expect("a piece").expect("served").len();
     let refused = test::call_service(&app, range().insert_header(("grpc-timeout", "50m")).to_request()).await;
     assert_eq!(refused.status(), 500);
     let text = String::from_utf8(test::read_body(refused).await.to_vec()).expect("text");
     assert!(text.contains("etcdserver: too many requests"), "{text}");
-    let whole = test::read_body(held).await;
-    assert!(whole.len() > 3 << 20);
-    drop(whole);
+    let rest = actix_web::body::to_bytes(held).await.expect("served");
+    assert!(first < rest.len() && first + rest.len() > 3 << 20, "{first} bytes, then {}", rest.len());
+    drop(rest);
     assert_eq!(test::call_service(&app, range().to_request()).await.status(), 200);
 }
 

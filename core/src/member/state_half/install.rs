@@ -13,8 +13,8 @@
 //! | watchers | go on from their revision in the new state, or are told that it is compacted |
 
 use super::*;
-use crate::lease::LeaseChange;
 use crate::consensus::SnapshotMessage;
+use crate::lease::LeaseChange;
 use crate::member::snapshot::Received;
 use alloc::collections::BTreeSet;
 
@@ -62,7 +62,9 @@ impl<R: StateReader> StateHalf<R> {
         out.push(StateEffect::Publish(self.machine.view()));
         self.answer_reads(out);
         // Before the word how far is applied, as with any other change of them.
-        out.push(StateEffect::Log(Report::Leases(leases)));
+        if !leases.is_empty() {
+            out.push(StateEffect::Log(Report::Leases(leases)));
+        }
         self.report(out);
         self.check_invariants();
     }
