@@ -17,7 +17,7 @@ async fn said(flags: &[&str], request: &str) -> String {
     let served = Served {
         shared: Shared::of_a_new_member(directory.path()),
         inbox: Inbound::queue().0,
-        surface: surface(&config, kept_log),
+        surface: surface(&config, kept_log, &SnapshotMetrics::default(), 0),
         hub_limits: HubLimits::default(),
         max_concurrent_streams: config.max_concurrent_streams,
         stop,

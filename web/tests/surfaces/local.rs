@@ -305,6 +305,9 @@ impl Host {
                 }
                 StateEffect::Answer(ticket, answer) => drop(self.answers.insert(ticket, answer)),
                 StateEffect::Log(report) => self.inputs.push_back(Input::Log(LogInput::State(report))),
+                StateEffect::Store(_) | StateEffect::ReadChunk(_) | StateEffect::Snapshot(_) => {
+                    unreachable!("nobody lacks what the log has")
+                }
                 StateEffect::Fatal(reason) => panic!("{reason}"),
             }
         }
