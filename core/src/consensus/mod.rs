@@ -400,6 +400,12 @@ impl Consensus {
         self.shared.log.term(index)
     }
 
+    /// Its first entry of the present term, if this member leads.
+    #[must_use]
+    pub fn term_start(&self) -> Option<LogIndex> {
+        self.leader().map(|leader| leader.term_start)
+    }
+
     /// An entry that is still in memory: for those who watch from outside.
     #[must_use]
     pub fn entry(&self, index: LogIndex) -> Option<&Entry> {

@@ -6,7 +6,7 @@
 use super::{Lease, LeaseCall, LeaseChange, LeaseTime};
 use crate::command::{Checkpointed, Command, LeaseCheckpoint, LeaseExpire};
 use crate::mutant::{Mutant, planted};
-use crate::types::{LeaseId, Monotonic, ReadId, Term};
+use crate::types::{LeaseId, LogIndex, Monotonic, ReadId, Term};
 use alloc::{
     collections::{BTreeMap, BTreeSet},
     vec::Vec,
@@ -63,6 +63,7 @@ pub(crate) struct LeaseClock {
 #[derive(Debug)]
 struct Tenure {
     term: Term,
+    first: LogIndex,
     since: Monotonic,
     /// An entry of this term is applied.
     is_settled: bool,
@@ -105,10 +106,11 @@ impl LeaseClock {
         Self { limits, known: leases.into_iter().collect(), tenure: None }
     }
 
-    /// This member leads from now on.
-    pub fn begin(&mut self, term: Term, now: Monotonic) {
+    /// This member leads from now on; `first` is its first entry of the term.
+    pub fn begin(&mut self, term: Term, first: LogIndex, now: Monotonic) {
         self.tenure = Some(Tenure {
             term,
+            first,
             since: now,
             is_settled: false,
             to_take_up: Some(Bound::Unbounded),
@@ -225,6 +227,11 @@ impl LeaseClock {
     fn settle(&mut self, now: Monotonic, id: LeaseId, lease: Lease, is_new: bool, answers: &mut Vec<Answered>) {
         let Some(tenure) = &mut self.tenure else { return };
         if is_new {
+            // One that an earlier leader left, and this member's state only comes to: it is taken up with the others, by what is then
+            // known to be left of it.
+            if lease.granted < tenure.first {
+                return;
+            }
             return tenure.resume(id, Timing::begun(now, lease.ttl_s, &lease, &self.limits));
         }
         let Some(timing) = tenure.timings.get(&id).copied() else { return };

@@ -1,10 +1,12 @@
 //! Of the lease clock, one claim each.
 
 use super::*;
-use crate::types::{Boot, LogIndex, MemberId};
+use crate::types::{Boot, MemberId};
 use alloc::vec;
 
 const TERM: Term = Term(4);
+/// Of the term.
+const FIRST: LogIndex = LogIndex(5);
 
 fn at(seconds: u64) -> Monotonic {
     Monotonic(Duration::from_secs(seconds))
@@ -25,7 +27,7 @@ fn limits() -> LeaseLimits {
 /// The clock of a member that leads since 0 s, with all its leases taken up.
 fn leading(limits: LeaseLimits, leases: &[(i64, Lease)]) -> LeaseClock {
     let mut clock = LeaseClock::new(limits, leases.iter().map(|(id, lease)| (LeaseId(*id), *lease)));
-    clock.begin(TERM, at(0));
+    clock.begin(TERM, FIRST, at(0));
     clock.on_applied(TERM);
     while clock.deadline() == Monotonic::default() {
         clock.take_up();
@@ -77,7 +79,7 @@ fn whole(sequence: u64, ttl_s: i64) -> Vec<Answered> {
 #[test]
 fn a_new_leader_does_nothing_before_it_has_applied_an_entry_of_its_term() {
     let mut clock = LeaseClock::new(limits(), [(LeaseId(1), lease(5, None))]);
-    clock.begin(TERM, at(0));
+    clock.begin(TERM, FIRST, at(0));
     clock.on_applied(Term(3));
     clock.take_up();
     assert_eq!((clock.deadline(), clock.next_command(at(60))), (Monotonic::NEVER, None));
@@ -100,7 +102,7 @@ fn leases_are_taken_up_a_slice_at_a_time() {
     let leases: Vec<_> = (i64::MIN..i64::MIN + 5).map(|id| (id, lease(5, None))).collect();
     let mut clock =
         LeaseClock::new(LeaseLimits { taken_up_at_once: 2, ..limits() }, leases.iter().map(|(id, lease)| (LeaseId(*id), *lease)));
-    clock.begin(TERM, at(0));
+    clock.begin(TERM, FIRST, at(0));
     clock.on_applied(TERM);
     for taken_up in [2, 4, 5] {
         assert_eq!(clock.deadline(), Monotonic::default(), "there is more");
@@ -198,11 +200,25 @@ fn a_lease_of_the_same_id_begins_with_its_own_grant() {
 #[test]
 fn a_lease_that_a_new_leader_hears_of_before_its_own_first_entry_begins_then() {
     let mut clock = LeaseClock::new(limits(), []);
-    clock.begin(TERM, at(0));
+    clock.begin(TERM, FIRST, at(0));
     // Its grant is applied together with that entry, and told ahead of it.
     apply(&mut clock, at(3), vec![LeaseChange::Is(LeaseId(1), lease(5, None))]);
     clock.on_applied(TERM);
     clock.take_up();
     assert_eq!(expired(&mut clock, at(7)), []);
     assert_eq!(expired(&mut clock, at(8)), [1]);
+}
+
+#[test]
+fn what_an_earlier_leader_left_and_is_applied_late_has_what_its_last_checkpoint_says() {
+    let mut clock = LeaseClock::new(limits(), []);
+    clock.begin(TERM, FIRST, at(0));
+    let of_before = |remaining_s| LeaseChange::Is(LeaseId(1), Lease { granted: LogIndex(3), ..lease(200, remaining_s) });
+    apply(&mut clock, at(1), vec![of_before(None), of_before(Some(50))]);
+    apply(&mut clock, at(2), vec![of_before(Some(4))]);
+    clock.on_applied(TERM);
+    while clock.deadline() == Monotonic::default() {
+        clock.take_up();
+    }
+    assert_eq!(clock.deadline(), at(4));
 }

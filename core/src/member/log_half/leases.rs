@@ -252,7 +252,8 @@ impl LogHalf {
         callers.extend(asked.chain(confirmed).map(|(caller, _)| caller));
         self.refuse_lease_calls(now, callers);
         if let Some(term) = leads {
-            self.leases.clock.begin(term, lease_time(now));
+            let first = self.consensus.term_start().expect("it leads");
+            self.leases.clock.begin(term, first, lease_time(now));
             self.leases.blocked_until = Monotonic::default();
         }
     }
