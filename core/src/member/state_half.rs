@@ -11,6 +11,7 @@ use crate::command::{Alarm, AlarmKind, Refusal, Reply};
 use crate::consensus::Entry;
 use crate::machine::Machine;
 use crate::machine::{MachineEffect, MachineInput};
+use crate::mutant::{Mutant, planted};
 use crate::mvcc::View;
 use crate::storage::{StateReader, Table, WriteBatch};
 use crate::types::{BatchNumber, LogId, LogIndex, Monotonic, Now, RequestId, RevisionId, StateNumber, WallMs, WriteNumber};
@@ -441,7 +442,9 @@ impl<R: StateReader> StateHalf<R> {
             Some(next)
         };
         while let Some((mut number, mut batch, mut applied)) = next() {
+            // What the bug writes apart must not be put together again here.
             while batch.bytes < self.batch_limits.persist_bytes
+                && !planted(Mutant::W7)
                 && let Some((later, more, reached)) = next()
             {
                 batch.absorb(more);
