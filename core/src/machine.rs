@@ -24,6 +24,7 @@ use crate::mutant::{Mutant, planted};
 use crate::mvcc::store::{Store, after};
 use crate::storage::{ReadFailed, StateReader, Table, WriteBatch};
 use crate::types::{BatchNumber, Boot, LeaseId, LogId, MemberId, RequestId, WallMs};
+use crate::v2::SpaceWriter;
 use alloc::{format, string::String, sync::Arc, vec::Vec};
 use apply::{AppliedReply, Applier, Broken};
 use compaction_hashes::CompactionHashes;
@@ -82,18 +83,20 @@ pub fn stored_applied<R: StateReader>(reader: &R) -> Result<LogId, ReadFailed> {
 impl<R: StateReader> Machine<R> {
     /// Builds the state from the store: index from settled and recent rows, then the small tables. An empty store is a fresh one.
     pub fn open(settings: MachineSettings, reader: R) -> Result<Self, ReadFailed> {
-        let mut tables = tables::Tables::load(&reader)?;
+        let tables = tables::Tables::load(&reader)?;
+        let v2 = SpaceWriter::open(&reader)?;
+        let leases = LeaseTable::of(tables::read_leases(&reader)?);
         let mut store = Store::new(reader);
         store.compacted_to = tables.compacted_to;
         store.revision = tables.applied.revision;
         store.compact_revision = tables.compact_revision;
-        store.leases = LeaseTable::of(core::mem::take(&mut tables.leases));
+        store.leases = leases;
         let loaded = store.load();
         if !planted(Mutant::W8) {
             loaded?;
         }
         let (compacted_to, revision) = (store.compacted_to, store.revision);
-        let applier = Applier::new((settings.member, settings.boot), store, tables);
+        let applier = Applier::new((settings.member, settings.boot), store, tables, v2);
         let hashes = CompactionHashes::new();
         let machine = Self {
             limits: settings.limits,

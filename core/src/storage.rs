@@ -2,6 +2,7 @@
 
 #[cfg(feature = "memory-store")]
 mod memory;
+pub(crate) mod rows;
 
 #[cfg(feature = "memory-store")]
 pub use memory::{BAD_CHECKSUM, MemoryStore, READ_ERROR};

@@ -335,18 +335,28 @@ impl World {
 
     pub(crate) fn on_give_up(&mut self, op: OpId, leaves: bool) {
         let Some(operation) = self.sessions.ops.get(&op) else { return };
-        let (member, invoked) = (operation.member, operation.invoked);
-        if let Some(ticket) = operation.ticket
-            && self.members[member].incarnation == operation.incarnation
+        let (member, incarnation, ticket, invoked) = (operation.member, operation.incarnation, operation.ticket, operation.invoked);
+        self.cancel(member, incarnation, ticket);
+        if !leaves {
+            self.judge_silence(op, member, invoked);
+        }
+        self.on_reply(op, Outcome::Unknown);
+    }
+
+    /// Nobody waits any more for what that process was asked under a ticket.
+    pub(crate) fn cancel(&mut self, member: usize, incarnation: u64, ticket: Option<Ticket>) {
+        if let Some(ticket) = ticket
+            && self.members[member].incarnation == incarnation
             && let Some(asked) = self.members[member].process.as_mut().and_then(|process| process.asked.get_mut(&ticket))
         {
             asked.cancelled = true;
             self.tell(member, LogInput::Cancel(ticket));
         }
-        if !leaves
-            && let Some(alive_since) = self.cut.alive_since
-            && invoked >= alive_since
-        {
+    }
+
+    /// A patient client was never answered: once all is healed, that must not be.
+    pub(crate) fn judge_silence(&mut self, op: OpId, member: usize, invoked: Nanos) {
+        if self.cut.alive_since.is_some_and(|alive_since| invoked >= alive_since) {
             self.checks.report(Checker::Liveness, || {
                 format!(
                     "operation {op}, asked of member {member} at {:.3} s, was never answered though all is healed",
@@ -354,7 +364,6 @@ impl World {
                 )
             });
         }
-        self.on_reply(op, Outcome::Unknown);
     }
 
     /// The process that served these is gone.

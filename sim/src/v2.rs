@@ -254,21 +254,13 @@ impl World {
         if operation.ended.is_some() {
             return;
         }
-        let (member, invoked, ticket) = (operation.member, operation.invoked, operation.ticket);
-        if self.members[member].incarnation == operation.incarnation
-            && let Some(process) = self.members[member].process.as_mut()
-        {
+        let (member, incarnation, ticket, invoked) = (operation.member, operation.incarnation, operation.ticket, operation.invoked);
+        if let Some(process) = self.members[member].process.as_mut() {
             process.v2_waiting.retain(|waiting| waiting.op != op);
-            if let Some(ticket) = ticket
-                && let Some(asked) = process.asked.get_mut(&ticket)
-            {
-                asked.cancelled = true;
-                self.tell(member, LogInput::Cancel(ticket));
-            }
         }
-        if !leaves && self.cut.alive_since.is_some_and(|since| invoked >= since) {
-            let text = || format!("v2 operation {op}, asked of member {member}, was never answered though all is healed");
-            self.checks.report(Checker::Liveness, text);
+        self.cancel(member, incarnation, ticket);
+        if !leaves {
+            self.judge_silence(op, member, invoked);
         }
         self.on_v2_reply(op, Outcome::Unknown);
     }

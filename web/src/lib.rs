@@ -16,6 +16,7 @@ pub mod grpc;
 mod ops;
 mod permit;
 pub mod proto;
+mod query;
 mod service;
 mod surface;
 mod v2;

@@ -5,6 +5,7 @@ mod metrics;
 use crate::{
     api_error::ApiError,
     backend::{Backend, Consistency, Context, Source},
+    query::pairs,
     service::Service,
 };
 use actix_web::{
@@ -59,8 +60,7 @@ fn text(status: StatusCode, body: impl Into<String>) -> HttpResponse {
 
 /// The values of a query parameter, in order.
 fn parameter(request: &HttpRequest, name: &str) -> Vec<String> {
-    let pairs = web::Query::<Vec<(String, String)>>::from_query(request.query_string()).map(web::Query::into_inner).unwrap_or_default();
-    pairs.into_iter().filter(|(key, _)| key == name).map(|(_, value)| value).collect()
+    pairs(request.query_string()).into_iter().filter(|(key, _)| key == name).map(|(_, value)| value).collect()
 }
 
 /// JSON, but sent as plain text: etcd's clients know it so.

@@ -63,9 +63,10 @@ pub(crate) struct LeaseClock {
 #[derive(Debug)]
 struct Tenure {
     term: Term,
+    /// Its first entry of the term.
     first: LogIndex,
     since: Monotonic,
-    /// An entry of this term is applied.
+    /// That entry is applied.
     is_settled: bool,
     /// Where the leases begin that are still to be taken up; `None`: nowhere.
     to_take_up: Option<Bound<LeaseId>>,
@@ -131,10 +132,10 @@ impl LeaseClock {
         waiting.into_values().flatten().map(|(caller, _)| caller).collect()
     }
 
-    /// The state is applied to an entry of this term.
-    pub fn on_applied(&mut self, term: Term) {
+    /// The state is applied to that entry.
+    pub fn on_applied(&mut self, index: LogIndex) {
         if let Some(tenure) = &mut self.tenure {
-            tenure.is_settled |= tenure.term == term;
+            tenure.is_settled |= index >= tenure.first;
         }
     }
 

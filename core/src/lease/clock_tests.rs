@@ -28,7 +28,7 @@ fn limits() -> LeaseLimits {
 fn leading(limits: LeaseLimits, leases: &[(i64, Lease)]) -> LeaseClock {
     let mut clock = LeaseClock::new(limits, leases.iter().map(|(id, lease)| (LeaseId(*id), *lease)));
     clock.begin(TERM, FIRST, at(0));
-    clock.on_applied(TERM);
+    clock.on_applied(FIRST);
     while clock.deadline() == Monotonic::default() {
         clock.take_up();
     }
@@ -80,10 +80,10 @@ fn whole(sequence: u64, ttl_s: i64) -> Vec<Answered> {
 fn a_new_leader_does_nothing_before_it_has_applied_an_entry_of_its_term() {
     let mut clock = LeaseClock::new(limits(), [(LeaseId(1), lease(5, None))]);
     clock.begin(TERM, FIRST, at(0));
-    clock.on_applied(Term(3));
+    clock.on_applied(FIRST.previous());
     clock.take_up();
     assert_eq!((clock.deadline(), clock.next_command(at(60))), (Monotonic::NEVER, None));
-    clock.on_applied(TERM);
+    clock.on_applied(FIRST);
     clock.take_up();
     assert_eq!(expired(&mut clock, at(60)), [1]);
 }
@@ -103,7 +103,7 @@ fn leases_are_taken_up_a_slice_at_a_time() {
     let mut clock =
         LeaseClock::new(LeaseLimits { taken_up_at_once: 2, ..limits() }, leases.iter().map(|(id, lease)| (LeaseId(*id), *lease)));
     clock.begin(TERM, FIRST, at(0));
-    clock.on_applied(TERM);
+    clock.on_applied(FIRST);
     for taken_up in [2, 4, 5] {
         assert_eq!(clock.deadline(), Monotonic::default(), "there is more");
         clock.take_up();
@@ -203,7 +203,7 @@ fn a_lease_that_a_new_leader_hears_of_before_its_own_first_entry_begins_then() {
     clock.begin(TERM, FIRST, at(0));
     // Its grant is applied together with that entry, and told ahead of it.
     apply(&mut clock, at(3), vec![LeaseChange::Is(LeaseId(1), lease(5, None))]);
-    clock.on_applied(TERM);
+    clock.on_applied(FIRST);
     clock.take_up();
     assert_eq!(expired(&mut clock, at(7)), []);
     assert_eq!(expired(&mut clock, at(8)), [1]);
@@ -216,7 +216,7 @@ fn what_an_earlier_leader_left_and_is_applied_late_has_what_its_last_checkpoint_
     let of_before = |remaining_s| LeaseChange::Is(LeaseId(1), Lease { granted: LogIndex(3), ..lease(200, remaining_s) });
     apply(&mut clock, at(1), vec![of_before(None), of_before(Some(50))]);
     apply(&mut clock, at(2), vec![of_before(Some(4))]);
-    clock.on_applied(TERM);
+    clock.on_applied(FIRST);
     while clock.deadline() == Monotonic::default() {
         clock.take_up();
     }

@@ -65,7 +65,7 @@ pub(super) struct Applier<R: StateReader> {
 }
 
 impl<R: StateReader> Applier<R> {
-    pub fn new(answers_for: (MemberId, Boot), store: Store<R>, tables: tables::Tables) -> Self {
+    pub fn new(answers_for: (MemberId, Boot), store: Store<R>, tables: tables::Tables, v2: SpaceWriter) -> Self {
         let mut batch = WriteBatch::default();
         if !tables.has_format {
             tables::write_format(&mut batch);
@@ -78,7 +78,7 @@ impl<R: StateReader> Applier<R> {
             configuration: tables.configuration.map(Arc::new),
             attributes: Arc::new(tables.attributes),
             alarms: tables.alarms,
-            v2: tables.v2,
+            v2,
             batch,
             lease_changes: Vec::new(),
             compaction: None,

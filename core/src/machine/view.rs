@@ -32,7 +32,7 @@ pub struct View<R: StateReader> {
 
 /// The index of the v2 tree before its first change: as in etcd, where founding a cluster and publishing its members count.
 pub(super) fn v2_fresh_index(configuration: Option<&Configuration>) -> u64 {
-    configuration.map_or(0, |configuration| configuration.members().len() as u64) * 2 + 1
+    configuration.map_or(0, |configuration| configuration.peer_urls.len() as u64) * 2 + 1
 }
 
 /// What a reader is told.
@@ -114,7 +114,7 @@ impl<R: StateReader> View<R> {
         self.v2.get(path, recursive, self.v2_fresh_index())
     }
 
-    /// Bytes of paths and values that `v2_get` would return at most: for budgets. In logarithmic time.
+    /// Bytes of the values that `v2_get` would return at most: for budgets. In logarithmic time.
     #[must_use]
     pub fn v2_bytes(&self, path: &NodePath) -> u64 {
         self.v2.measure(path).bytes

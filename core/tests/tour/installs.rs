@@ -1,8 +1,9 @@
 //! One member's state half is sent the state of another's: chunk by chunk, and what waits in the halves is accounted for at the swap.
 
+use crate::member::consensus_settings;
 use bytes::Bytes;
 use quorate_core::command::{Command, LeaseGrant, Put, Refusal};
-use quorate_core::consensus::{Chunk, Entry, Installable, Limits, Payload, Settings, SnapshotMessage};
+use quorate_core::consensus::{Chunk, Entry, Installable, Payload, SnapshotMessage};
 use quorate_core::lease::LeaseChange;
 use quorate_core::machine::{Machine, MachineLimits, MachineSettings, encode_command};
 use quorate_core::member::{
@@ -53,16 +54,7 @@ impl State {
         let (entries, configuration) = bootstrap_entries(&[(SENDER, Vec::new()), (RECEIVER, Vec::new())]);
         let wal = WalSettings { segment_bytes: 64 << 10, spare_segments: 0 };
         let recovered = Planner::bootstrap(Identity { cluster: ClusterId(1), member: id }, entries, wal, [1; 32]);
-        let consensus = Settings {
-            member: id,
-            boot: recovered.boot,
-            heartbeat_interval: Duration::from_millis(100),
-            election_timeout: Duration::from_millis(1_000),
-            pre_vote: true,
-            advance_first_election: false,
-            seed: [1; 32],
-            limits: Limits::default(),
-        };
+        let consensus = consensus_settings(id, recovered.boot);
         let batch = BatchLimits { persist_delay: Duration::ZERO, ..BatchLimits::default() };
         let settings = MemberSettings { batch, snapshot: LIMITS, ..MemberSettings::default() };
         let (_, half) = member::open(consensus, settings, recovered, configuration, machine, 0, Now::default());
@@ -200,6 +192,15 @@ fn talk(sender: &mut State, receiver: &mut State, mut stop: impl FnMut(&mut Snap
     }
 }
 
+/// Breaks off at the chunk after so many.
+fn after_chunks(most: usize) -> impl FnMut(&mut SnapshotMessage) -> bool {
+    let mut chunks = 0;
+    move |message| {
+        chunks += usize::from(matches!(message, SnapshotMessage::Chunk { .. }));
+        chunks > most
+    }
+}
+
 fn sender() -> State {
     let mut sender = State::new(SENDER, MachineLimits::default());
     sender.apply(1..=10, false);
@@ -265,11 +266,7 @@ fn the_log_half_is_told_which_leases_a_swap_brings_and_which_it_ends() {
 fn a_receiver_that_starts_again_goes_on_after_the_last_row_that_it_has() {
     let mut sender = sender();
     let mut first = State::new(RECEIVER, MachineLimits::default());
-    let mut chunks = 0;
-    talk(&mut sender, &mut first, |message| {
-        chunks += usize::from(matches!(message, SnapshotMessage::Chunk { .. }));
-        chunks > 3
-    });
+    talk(&mut sender, &mut first, after_chunks(3));
     let received = first.chunks_received();
     let mut second = State::on(RECEIVER, MachineLimits::default(), MemoryStore::default(), first.received);
     sender.said.clear();
@@ -314,11 +311,7 @@ fn a_flipped_byte_in_a_chunk_is_noticed_and_everything_is_asked_for_again() {
 fn a_state_that_cannot_be_stored_is_told_and_tried_again_with_a_later_offer() {
     let mut sender = sender();
     let mut receiver = State::new(RECEIVER, MachineLimits::default());
-    let mut chunks = 0;
-    talk(&mut sender, &mut receiver, |message| {
-        chunks += usize::from(matches!(message, SnapshotMessage::Chunk { .. }));
-        chunks == 2
-    });
+    talk(&mut sender, &mut receiver, after_chunks(1));
     receiver.said.clear();
     receiver.step(StateInput::Store(StoreDone::StateFailed("No space left on device".into())));
     assert!(receiver.notices.contains(&SnapshotNotice::NotStored { reason: "No space left on device".into() }));

@@ -7,7 +7,7 @@ use quorate_core::member::{
     self, Body, LogEffect, LogHalf, LogInput, MemberLimits, MemberSettings, Notice, Report, Request, Ticket, WalDone, WalWork, prepare,
 };
 use quorate_core::storage::MemoryStore;
-use quorate_core::types::{ClusterId, LogId, LogIndex, MemberId, Monotonic, Now, ReadId, Term, WallMs, WriteNumber};
+use quorate_core::types::{Boot, ClusterId, LogId, LogIndex, MemberId, Monotonic, Now, ReadId, Term, WallMs, WriteNumber};
 use quorate_core::wal::{Identity, Planner, WalSettings, bootstrap_entries};
 use std::time::Duration;
 
@@ -23,6 +23,20 @@ pub(crate) struct Member {
     effects: Vec<LogEffect>,
 }
 
+/// What the consensus actor of a member that stands alone in a test is told.
+pub(crate) fn consensus_settings(member: MemberId, boot: Boot) -> Settings {
+    Settings {
+        member,
+        boot,
+        heartbeat_interval: Duration::from_millis(100),
+        election_timeout: ELECTION_TIMEOUT,
+        pre_vote: true,
+        advance_first_election: false,
+        seed: [1; 32],
+        limits: Limits::default(),
+    }
+}
+
 impl Member {
     pub(crate) fn starting(settings: MemberSettings) -> Self {
         let founders: Vec<_> = (1..=3).map(|id| (MemberId(id), Vec::new())).collect();
@@ -31,16 +45,7 @@ impl Member {
         let recovered = Planner::bootstrap(identity, entries, WalSettings { segment_bytes: 64 << 10, spare_segments: 0 }, [1; 32]);
         let machine = MachineSettings { member: MemberId(1), boot: recovered.boot, limits: MachineLimits::default() };
         let machine = Machine::open(machine, MemoryStore::default()).unwrap();
-        let consensus = Settings {
-            member: MemberId(1),
-            boot: recovered.boot,
-            heartbeat_interval: Duration::from_millis(100),
-            election_timeout: ELECTION_TIMEOUT,
-            pre_vote: true,
-            advance_first_election: false,
-            seed: [1; 32],
-            limits: Limits::default(),
-        };
+        let consensus = consensus_settings(MemberId(1), recovered.boot);
         let (half, _) = member::open(consensus, settings, recovered, configuration, machine, 0, Now::default());
         let mut member = Self { half, now: Duration::ZERO, newest_write: WriteNumber(0), next_ticket: 0, effects: Vec::new() };
         member.flush();

@@ -1,8 +1,9 @@
 //! What the state half of a member tells its log half.
 
+use crate::member::consensus_settings;
 use bytes::Bytes;
 use quorate_core::command::{Command, Compact, Put};
-use quorate_core::consensus::{Configuration, Entry, Limits, Payload, Settings};
+use quorate_core::consensus::{Configuration, Entry, Payload};
 use quorate_core::machine::{Machine, MachineLimits, MachineSettings, encode_command};
 use quorate_core::member::{self, BatchLimits, MemberSettings, Order, Report, StateEffect, StateHalf, StateInput, StoreDone, StoreWork};
 use quorate_core::storage::MemoryStore;
@@ -31,16 +32,7 @@ impl State {
             WalSettings { segment_bytes: 64 << 10, spare_segments: 0 },
             [1; 32],
         );
-        let consensus = Settings {
-            member: MemberId(1),
-            boot: recovered.boot,
-            heartbeat_interval: Duration::from_millis(100),
-            election_timeout: Duration::from_millis(1_000),
-            pre_vote: true,
-            advance_first_election: false,
-            seed: [1; 32],
-            limits: Limits::default(),
-        };
+        let consensus = consensus_settings(MemberId(1), recovered.boot);
         let batch = BatchLimits { persist_delay: Duration::ZERO, ..BatchLimits::default() };
         let member_settings = MemberSettings { batch, ..MemberSettings::default() };
         let (_, half) = member::open(consensus, member_settings, recovered, Configuration::default(), machine, 0, Now::default());

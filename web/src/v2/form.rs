@@ -1,6 +1,7 @@
 //! What a request asks for: from its query and its form, in etcd's order of checks.
 
-use actix_web::{http::Method, web};
+use crate::query::pairs;
+use actix_web::http::Method;
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use quorate_core::v2::{Change, Compare, Condition, Delete, Error, ErrorCode, NodePath, Request, WatchPoint, Write};
@@ -44,10 +45,6 @@ pub(super) fn request_bytes(request: &Request) -> usize {
         Change::Delete(_) | Change::Expire => 0,
     };
     request.path.as_str().len() + value
-}
-
-fn pairs(encoded: &str) -> Vec<(String, String)> {
-    web::Query::<Vec<(String, String)>>::from_query(encoded).map(web::Query::into_inner).unwrap_or_default()
 }
 
 /// The first `%` that no two hexadecimal digits follow, with what follows it instead.

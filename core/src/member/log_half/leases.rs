@@ -232,10 +232,8 @@ impl LogHalf {
 
     /// The state is applied further. What became of leases through here has been reported before.
     pub(super) fn on_applied_for_leases(&mut self, now: Now) {
-        if let Some(term) = self.consensus.term_at(self.applied) {
-            self.leases.clock.on_applied(term);
-        }
         let applied = self.applied;
+        self.leases.clock.on_applied(applied);
         while let Some((_, calls)) = self.leases.confirmed.pop_front_if(|(index, _)| *index <= applied) {
             self.call_clock(now, calls);
         }
