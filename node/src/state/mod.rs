@@ -219,9 +219,7 @@ impl StateStore {
             .find(|aside| !aside.exists())
             .expect("numbers do not end");
         fs::rename(path, &aside).and_then(|()| fs::create_dir(path)).map_err(failed("move aside", path))?;
-        if let Some(parent) = path.parent() {
-            fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed("sync", parent))?;
-        }
+        receiving::sync_parent(path)?;
         let mut store = Self::open(path, memory)?;
         store.repaired = Some(format!("{what}; it was moved to {}, an empty one takes its place", aside.display()));
         Ok(store)

@@ -123,7 +123,8 @@ pub(super) fn void(path: &Path) -> Result<(), StateError> {
     delete.map_err(failed("delete", &gone))
 }
 
-fn sync_parent(path: &Path) -> Result<(), StateError> {
+/// Makes the name of a directory durable.
+pub(super) fn sync_parent(path: &Path) -> Result<(), StateError> {
     let parent = path.parent().unwrap_or(Path::new("."));
     fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed("sync", parent))
 }

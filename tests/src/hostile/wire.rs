@@ -7,7 +7,7 @@ use quorate_web::proto::etcdserverpb::{PutRequest, PutResponse, RangeRequest, Re
 use std::{
     error::Error,
     io::{ErrorKind, Read, Write},
-    net::{Shutdown, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -174,20 +174,16 @@ fn descriptors_exhausted() -> Outcome {
     ground.start_unharmed(0)?;
     let (client, peer) = (ground.member().client.clone(), ground.member().peer.clone());
     let pid = ground.member().pid().ok_or("no pid")?;
+    let addresses: [SocketAddr; 2] = [client.parse()?, peer.parse()?];
     let mut held = Vec::new();
-    for address in [&client, &peer] {
-        for _ in 0..2 * DESCRIPTORS {
-            // The kernel's queue is full once the member takes no more.
-            match std::net::TcpStream::connect_timeout(&address.parse()?, Duration::from_millis(200)) {
-                Ok(stream) => held.push(stream),
-                Err(_) => break,
-            }
-        }
-    }
     let limit = std::time::Instant::now() + REQUEST_LIMIT;
     while std::fs::read_dir(format!("/proc/{pid}/fd"))?.count() < DESCRIPTORS {
         require(std::time::Instant::now() < limit, || "the member never ran out of descriptors".into())?;
-        std::thread::park_timeout(Duration::from_millis(20));
+        // The kernel's queue is full while the member takes none: then there is nothing to do but to try again.
+        if held.len() < 4 * DESCRIPTORS {
+            held.extend(addresses.iter().flat_map(|address| TcpStream::connect_timeout(address, Duration::from_millis(200))));
+        }
+        std::thread::park_timeout(Duration::from_millis(1));
     }
     drop(held);
     ground.check_unharmed(&[0])?;
